@@ -63,13 +63,17 @@ func NewPlacement(id ID, slug Slug, cluster, database string) Placement {
 }
 
 // Validate checks that the schema and role names are safe to appear in SQL unquoted: [a-z0-9_], not starting with a digit,
-// at most 63 bytes, and not one of PostgreSQL's own (pg_…).
+// at most 63 bytes, and not one of PostgreSQL's own (pg_…). No role is called none: setting the role to none gives up the
+// role that is set.
 func (p Placement) Validate() error {
 	if p.Strategy != SchemaStrategy {
 		return fmt.Errorf("placement: strategy %q is not supported; want %q", p.Strategy, SchemaStrategy)
 	}
 	if err := checkName("schema", p.Schema); err != nil {
 		return err
+	}
+	if p.Role == "none" {
+		return fmt.Errorf("placement: role name %q means no role", p.Role)
 	}
 	return checkName("role", p.Role)
 }

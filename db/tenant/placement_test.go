@@ -1,0 +1,178 @@
+package tenant_test
+
+import (
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/db/tenant"
+)
+
+func TestNewPlacement(t *testing.T) {
+	t.Parallel()
+	id, err := tenant.ParseID("0198c5f0-7d1e-7cc2-9f0a-5b1f6f0f4a11")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := tenant.Placement{
+		Cluster:  tenant.DefaultCluster,
+		Strategy: tenant.SchemaStrategy,
+		Database: "app",
+		Schema:   "t_north_wind_traders_o_06ccbs3t3puc57oabcfmu3qa24",
+		Role:     "r_north_wind_traders_o_06ccbs3t3puc57oabcfmu3qa24",
+	}
+	if diff := cmp.Diff(want, tenant.NewPlacement(id, "north-wind-traders-of-old", tenant.DefaultCluster, "app")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// THREATS 26: an id has its names for itself, also where ids differ in one bit and slugs are cut, and no server cuts them.
+func TestNewPlacementIsInjective(t *testing.T) {
+	t.Parallel()
+	slugs := []tenant.Slug{"a", "7", "a-b", "a-b-c", tenant.Slug(label40), "b" + tenant.Slug(label40[1:]),
+		tenant.Slug(strings.Repeat("a-", 19) + "ab"), tenant.Slug(strings.Repeat("9", tenant.MaxSlugLen))}
+	random := rand.New(rand.NewPCG(1, 2))
+	ids := []tenant.ID{{}}
+	for range 50 {
+		var id tenant.ID
+		for i := range id {
+			id[i] = byte(random.Uint32())
+		}
+		ids = append(ids, id)
+	}
+	for _, id := range ids[:2] {
+		for bit := range 128 {
+			neighbour := id
+			neighbour[bit/8] ^= 1 << (bit % 8)
+			ids = append(ids, neighbour)
+		}
+	}
+
+	owners := map[string]tenant.ID{}
+	for _, id := range ids {
+		for _, slug := range slugs {
+			p := tenant.NewPlacement(id, slug, tenant.DefaultCluster, "app")
+			if err := p.Validate(); err != nil {
+				t.Fatalf("%s %s: %v", id, slug, err)
+			}
+			for _, name := range []string{p.Schema, p.Role} {
+				if len(name) > 63 {
+					t.Fatalf("%s %s: %s is %d bytes long", id, slug, name, len(name))
+				}
+				if owner, taken := owners[name]; taken && owner != id {
+					t.Fatalf("%s belongs to both %s and %s", name, owner, id)
+				}
+				owners[name] = id
+			}
+		}
+	}
+}
+
+// nameTable says whether a name may be that of a schema. It is also the seed of FuzzValidate.
+var nameTable = map[string]bool{
+	"t_acme_0":                    true,
+	"acme":                        true,
+	"_":                           true,
+	"a" + strings.Repeat("_", 62): true,
+	"pgx":                         true,
+	"t_pg_":                       true,
+
+	"":                            false,
+	"a" + strings.Repeat("_", 63): false,
+	"a, b, public":                false,
+	"a,b":                         false,
+	"acme, pg_temp":               false,
+	`"a"`:                         false,
+	`a"`:                          false,
+	`a", "b`:                      false,
+	"a'b":                         false,
+	"$user":                       false,
+	"$1":                          false,
+	"a$b":                         false,
+	"Acme":                        false,
+	"ACME":                        false,
+	"0a":                          false,
+	"a b":                         false,
+	" a":                          false,
+	"a ":                          false,
+	"a\n":                         false,
+	"\na":                         false,
+	"a\nb":                        false,
+	"a\x00":                       false,
+	"a;b":                         false,
+	"a.b":                         false,
+	"a-b":                         false,
+	"a--":                         false,
+	"a/*":                         false,
+	`a\`:                          false,
+	"pg_x":                        false,
+	"pg_":                         false,
+	"pg_catalog":                  false,
+	"pg_temp_3":                   false,
+	"\u00e4":                      false,
+	"a\u00e4":                     false,
+	"\u212a":                      false,
+	"\xff":                        false,
+}
+
+// validates reports whether Validate accepts the name, which must be the same for a schema and a role.
+func validates(t *testing.T, name string) bool {
+	t.Helper()
+	p := tenant.Placement{Strategy: tenant.SchemaStrategy, Schema: name, Role: "r"}
+	schemaErr := p.Validate()
+	p.Schema, p.Role = "t", name
+	if roleErr := p.Validate(); (roleErr == nil) != (schemaErr == nil) && name != "none" {
+		t.Errorf("%q: schema %v, role %v", name, schemaErr, roleErr)
+	}
+	return schemaErr == nil
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	for name, want := range nameTable {
+		t.Run(strconv.QuoteToASCII(name), func(t *testing.T) {
+			t.Parallel()
+			if got := validates(t, name); got != want {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
+	for name, p := range map[string]tenant.Placement{
+		"zero":              {},
+		"no strategy":       {Schema: "t", Role: "r"},
+		"another strategy":  {Strategy: tenant.DatabaseStrategy, Schema: "t", Role: "r"},
+		"no schema":         {Strategy: tenant.SchemaStrategy, Role: "r"},
+		"no role":           {Strategy: tenant.SchemaStrategy, Schema: "t"},
+		"the absent role":   {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "none"},
+		"role with a quote": {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := p.Validate(); err == nil {
+				t.Errorf("%+v is accepted", p)
+			}
+		})
+	}
+}
+
+// THREATS 28: an accepted name is one plain identifier: quoting changes nothing in it, and no list hides in it.
+func FuzzValidate(f *testing.F) {
+	for name := range nameTable {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		plain := name != "" && len(name) <= 63 && !strings.HasPrefix(name, "pg_") && (name[0] < '0' || name[0] > '9') &&
+			strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
+		got := validates(t, name)
+		if got != plain {
+			t.Errorf("%q: got %v, want %v", name, got, plain)
+		}
+		if got && (pgx.Identifier{name}).Sanitize() != `"`+name+`"` {
+			t.Errorf("%q needs quoting", name)
+		}
+	})
+}
