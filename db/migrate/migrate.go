@@ -1,0 +1,174 @@
+package migrate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/db/tenant"
+)
+
+// Target is one schema to be migrated.
+type Target struct {
+	// Name is what people call it: a tenant's slug. It stands in results, errors and logs. Defaults to Schema.
+	Name string
+	// Schema is the schema's name: at most 63 of a-z, 0-9 and _, not beginning with a digit or pg_.
+	Schema string
+	// Conn says how to connect to the schema's database, as the role that owns the schema. It is copied, not changed.
+	Conn *pgx.ConnConfig
+	// ExtensionSchema is put behind Schema on the search_path. Defaults to none.
+	ExtensionSchema string
+}
+
+// Config is how to migrate.
+type Config struct {
+	// Workers is how many targets Up and Status work on at a time, each with a connection. Defaults to 4.
+	Workers int
+	// LockTimeout is how long a statement waits for a lock, while all who come after it wait for the statement. It is rounded to
+	// milliseconds; a negative one means no limit. It does not hold for CONCURRENTLY, for which nobody waits. Defaults to 2 s.
+	LockTimeout time.Duration
+	// LockRetries is how often a file that ran out of LockTimeout, or was picked to end a deadlock, is tried again, after a pause
+	// of about LockTimeout in which the queue can move. Files with transaction:false are not tried again. Negative for never.
+	// Defaults to 4.
+	LockRetries int
+	// StatementTimeout bounds each statement, in milliseconds. Defaults to what the server says.
+	StatementTimeout time.Duration
+	// Logger is told of each file applied (info), of each retry (warn), and of the server's notices (debug). Errors are
+	// returned, not logged. Defaults to none.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Workers <= 0 {
+		c.Workers = 4
+	}
+	c.LockTimeout = cmp.Or(c.LockTimeout, 2*time.Second)
+	c.LockRetries = cmp.Or(c.LockRetries, 4)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Migrator applies a Set to targets. It keeps nothing between calls; its methods may be called from several goroutines at a
+// time, also for the same target.
+type Migrator struct {
+	set *Set
+	cfg Config
+}
+
+// New returns a Migrator for the set, which must not be nil. It connects to nothing.
+func New(set *Set, cfg Config) *Migrator {
+	return &Migrator{set: set, cfg: cfg.withDefaults()}
+}
+
+// Result is what became of one target.
+type Result struct {
+	// Target and Schema are the Target's.
+	Target, Schema string
+	// Applied holds the names of the files that this call applied, in order, also if a later one failed. If it is empty and Err
+	// is nil there was nothing to do.
+	Applied []string
+	// Duration is the time from the first to the last word with the server, waiting for other runners included.
+	Duration time.Duration
+	// Err is nil or an *Error.
+	Err error
+}
+
+// Apply brings one target up to date. The error, also in the Result, is an *Error: the schema is missing
+// ([ErrSchemaMissing]), the server cannot be reached, a file failed, the context ended. Files before the one that failed stay
+// applied. Calling Apply again goes on from there.
+//
+// If all files are applied already this is known after two round trips, without a lock. If another runner works on the target,
+// Apply waits for it, as long as the context allows.
+func (m *Migrator) Apply(ctx context.Context, t Target) (Result, error) {
+	t.Name = cmp.Or(t.Name, t.Schema)
+	start := time.Now()
+	applied, err := m.apply(ctx, t)
+	result := Result{Target: t.Name, Schema: t.Schema, Applied: applied, Duration: time.Since(start)}
+	result.Err = t.wrap(ctx, err)
+	return result, result.Err
+}
+
+func (m *Migrator) apply(ctx context.Context, t Target) (applied []string, err error) {
+	s, err := open(ctx, t, m.cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	if len(m.set.pending(s.ledger)) == 0 && !s.exposed {
+		return nil, nil
+	}
+	if err := s.lock(m.cfg); err != nil {
+		return nil, err
+	}
+	if err := s.ensureLedger(); err != nil {
+		return nil, err
+	}
+	err = m.runPending(s)
+	return s.applied, err
+}
+
+// runPending runs what is due, and again what lost a contest for locks.
+func (m *Migrator) runPending(s *session) error {
+	lost := ""
+	for try := 1; ; try++ {
+		err := s.migrate(m.set)
+		if err == nil || len(s.steps) == 0 {
+			return err
+		}
+		f := s.steps[0]
+		if f.Name != lost {
+			lost, try = f.Name, 1
+		}
+		err = f.wrap(err)
+		if !passing(err) || !f.up.transaction || s.conn.IsClosed() || try > m.cfg.LockRetries {
+			return err
+		}
+		s.log.WarnContext(s.ctx, "lost a contest for locks; trying again", slog.String("file", f.Name), slog.Int("try", try), slog.Any("error", err))
+		if sleepErr := sleep(s.ctx, jitter(m.cfg.LockTimeout)); sleepErr != nil {
+			return err
+		}
+	}
+}
+
+// wrap makes an *Error that names the file, of errors that belong to the file but to none of its statements.
+func (f *file) wrap(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		return err
+	}
+	return &Error{File: f.Name, Err: err}
+}
+
+// wrap makes an *Error that names the target.
+func (t Target) wrap(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		e = &Error{Err: err}
+	}
+	e.Target, e.Schema, e.Err = t.Name, t.Schema, withContext(ctx, e.Err)
+	return e
+}
+
+// validate holds the names to the grammar of a tenant's placement, which needs no quoting anywhere.
+func (t Target) validate() error {
+	if t.Conn == nil {
+		return errors.New("target without Conn")
+	}
+	for _, name := range []string{t.Schema, cmp.Or(t.ExtensionSchema, t.Schema)} {
+		p := tenant.Placement{Strategy: tenant.SchemaStrategy, Schema: name, Role: "unused"}
+		if err := p.Validate(); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+	}
+	return nil
+}
