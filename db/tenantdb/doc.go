@@ -1,0 +1,45 @@
+// Package tenantdb runs every query inside one tenant. A [DB] has the methods that sqlc's generated code asks for (its DBTX
+// interface), takes the tenant from the context, and holds each call to that tenant's schema and role.
+//
+// # Guarantees
+//
+//   - No tenant, no query: a call whose context carries no tenant returns [tenant.ErrNoTenant] before a connection is taken
+//     or a byte is sent. There is no default tenant and no way to run a statement outside a scope.
+//   - One flight: a call sends its scope and its query together, before one Sync, in one write and one round trip. All
+//     that stands before a Sync is one implicit transaction, and the scope is local to it. It holds for the query and is gone
+//     with it, on success, on error and on cancel. Nothing has to be reset, so nothing can be forgotten.
+//   - A missing schema fails the flight before the query runs ([ErrSchemaMissing]); PostgreSQL alone would skip it silently.
+//   - The base search_path of every connection is empty and its login has no rights of its own ([Open] refuses a login that
+//     has): a statement that escaped its scope finds no table and may not read one.
+//   - A call succeeds only when the server has confirmed its commit: the error of a deferred constraint is the call's error.
+//   - Nothing that may have been executed is ever sent again. A statement is run a second time in one case only: the server
+//     refused to start it because its plan or description was out of date.
+//   - A connection whose state is not known (cancel, broken flight, open transaction) is closed, not used again.
+//
+// # Limits
+//
+//   - The scope is not a sandbox for hostile SQL. A statement that itself calls set_config('role', …) can take another
+//     tenant's role, because the login is a member of both. The plain spellings are refused ([ErrRefused]); SQL that is put
+//     together at run time inside the database is not seen. Run only SQL that you wrote.
+//   - Database-wide things have no schema: large objects, advisory locks, NOTIFY channels, pg_database.
+//   - A parameter's type is what the server said when the statement was first described. When a tenant's column has another
+//     type that PostgreSQL converts by itself, it does so.
+//
+// # Use
+//
+//	db, err := tenantdb.Open(ctx, tenantdb.Config{ConnConfig: runtimeLogin})
+//	if err != nil {
+//		return err
+//	}
+//	defer db.Close()
+//
+//	q := invoicing.New(db)                        // sqlc's code, unmodified
+//	list, err := q.ListInvoices(r.Context())      // the tenant comes from the context
+//	q = invoicing.New(db.For(t))                  // a handle bound to one tenant, for jobs
+//	err = db.InTx(ctx, func(tx pgx.Tx) error {    // one tenant from BEGIN to COMMIT
+//		return invoicing.New(tx).IssueInvoice(ctx, id)
+//	})
+//
+// The idea of one flight was found by measuring; the method names and their contracts are those of
+// github.com/jackc/pgx/v5/pgxpool.
+package tenantdb

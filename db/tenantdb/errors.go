@@ -1,0 +1,83 @@
+package tenantdb
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Sentinel errors, for errors.Is. Errors of the server stay reachable as *pgconn.PgError through errors.As.
+var (
+	// ErrScope reports that the server did not accept a tenant's scope. Nothing of the caller's was executed.
+	ErrScope = errors.New("the tenant's scope was refused")
+	// ErrSchemaMissing is the ErrScope of a tenant whose schema does not exist (any more).
+	ErrSchemaMissing = fmt.Errorf("%w: its schema does not exist", ErrScope)
+	// ErrBusy reports that no connection became free in time. Nothing was sent; the call may be tried again later.
+	ErrBusy = errors.New("no database connection became free in time")
+	// ErrRefused reports a statement or an option that cannot be held to a tenant, such as SET, LISTEN or the simple
+	// protocol. Nothing was sent.
+	ErrRefused = errors.New("refused inside a tenant")
+	// ErrClosed reports a call on a DB that was closed.
+	ErrClosed = errors.New("the database handle is closed")
+)
+
+// SQLSTATEs that decide something here.
+const (
+	codeInvalidSchemaName    = "3F000"
+	codeFeatureNotSupported  = "0A000"
+	codeInvalidStatementName = "26000"
+	codeUndefinedFunction    = "42883"
+	codeDatatypeMismatch     = "42804"
+	codeIndeterminateType    = "42P18"
+	codeCannotCoerce         = "42846"
+	codeInvalidText          = "22P02"
+	codeInvalidBinary        = "22P03"
+	codeProtocolViolation    = "08P01"
+)
+
+// scopeError dresses an error that the scope statement met.
+func scopeError(s *scope, err error) error {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return err
+	}
+	kind := ErrScope
+	if pgErr.Code == codeInvalidSchemaName {
+		kind = ErrSchemaMissing
+	}
+	return fmt.Errorf("tenant %s: %w: %w", s.tenant.Slug, kind, pgErr)
+}
+
+// planIsStale reports whether the server refused to start a statement because what was prepared under its name no longer
+// fits, or is not there. It looks at the routine too: the same codes are also raised by statements that are running.
+func planIsStale(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code {
+	case codeFeatureNotSupported:
+		return pgErr.Routine == "RevalidateCachedQuery"
+	case codeInvalidStatementName:
+		return pgErr.Where == ""
+	}
+	return false
+}
+
+// typesDisagree reports whether err is one that a description borrowed from another tenant can cause: the types it names are
+// not those of this tenant's columns.
+func typesDisagree(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code {
+	case codeUndefinedFunction, codeDatatypeMismatch, codeIndeterminateType, codeCannotCoerce, codeInvalidText,
+		codeInvalidBinary, codeProtocolViolation:
+		return true
+	}
+	return false
+}
+
+func asPgError(err error, to **pgconn.PgError) bool { return errors.As(err, to) }

@@ -1,0 +1,151 @@
+package tenantdb
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// class says where a statement may run.
+type class uint8
+
+const (
+	// plain statements run anywhere.
+	plain class = iota
+	// inTransaction statements mean something only between BEGIN and COMMIT.
+	inTransaction
+	// procedural statements (CALL, DO) run anywhere, but may commit on their own, so they are never run a second time.
+	procedural
+	// refused statements would outlive the scope or end it.
+	refused
+)
+
+// scopeSettings finds set_config called on one of the settings that make the scope.
+var scopeSettings = regexp.MustCompile(`(?i)\bset_config\s*\(\s*(?:E?'|\$\$)\s*(?:search_path|role|session_authorization)\b`)
+
+// heldCursor finds cursors that would keep one tenant's rows on the connection after COMMIT.
+var heldCursor = regexp.MustCompile(`(?i)\bwith\s+hold\b`)
+
+// classify reads the first words of a statement. It catches mistakes; it is no defence against SQL written to deceive it.
+func classify(sql string) class {
+	words := firstWords(sql, 3)
+	second, third := words[1], words[2]
+	switch words[0] {
+	case "begin", "start", "commit", "end", "abort", "prepare", "execute", "deallocate", "listen", "unlisten", "reset",
+		"discard", "load":
+		return refused
+	case "rollback":
+		if second == "to" || third == "to" { // ROLLBACK [WORK|TRANSACTION] TO SAVEPOINT
+			return inTransaction
+		}
+		return refused
+	case "declare":
+		if heldCursor.MatchString(sql) {
+			return refused
+		}
+		return inTransaction
+	case "savepoint", "release", "fetch", "move", "close", "lock":
+		return inTransaction
+	case "set":
+		return classifySet(second, third)
+	case "call", "do":
+		return procedural
+	}
+	if scopeSettings.MatchString(sql) {
+		return refused
+	}
+	return plain
+}
+
+func classifySet(second, third string) class {
+	switch second {
+	case "constraints", "transaction":
+		return inTransaction
+	case "local":
+		switch third {
+		case "search_path", "schema", "role", "session", "session_authorization":
+			return refused
+		}
+		return inTransaction
+	}
+	return refused
+}
+
+// checkClass returns the error for a statement of class c, inside or outside of a transaction.
+func checkClass(c class, sql string, inTx bool) error {
+	switch {
+	case c == refused:
+		return fmt.Errorf("%w: %s: it would change or outlive the scope of the call; "+
+			"use Begin for transactions, and keep SET, LISTEN and PREPARE out of tenant queries", ErrRefused, excerpt(sql))
+	case c == inTransaction && !inTx:
+		return fmt.Errorf("%w: %s: it means nothing outside a transaction; use Begin or InTx", ErrRefused, excerpt(sql))
+	}
+	return nil
+}
+
+// excerpt shows the head of a statement in an error: its first words, without values.
+func excerpt(sql string) string {
+	words := firstWords(sql, 3)
+	return strings.ToUpper(strings.TrimSpace(strings.Join(words, " ")))
+}
+
+// firstWords returns the first n words of sql in lower case, without comments. Missing words are empty.
+func firstWords(sql string, n int) []string {
+	words := make([]string, n)
+	rest := sql
+	for i := range words {
+		rest = skipBlank(rest)
+		end := 0
+		for end < len(rest) && isWordByte(rest[end]) {
+			end++
+		}
+		if end == 0 {
+			break
+		}
+		words[i] = strings.ToLower(rest[:end])
+		rest = rest[end:]
+	}
+	return words
+}
+
+func isWordByte(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// skipBlank drops leading white space, comments and empty statements.
+func skipBlank(s string) string {
+	for {
+		s = strings.TrimLeft(s, " \t\r\n\f\v;")
+		switch {
+		case strings.HasPrefix(s, "--"):
+			_, after, found := strings.Cut(s, "\n")
+			if !found {
+				return ""
+			}
+			s = after
+		case strings.HasPrefix(s, "/*"):
+			s = skipBlockComment(s)
+		default:
+			return s
+		}
+	}
+}
+
+// skipBlockComment drops a leading block comment; they nest.
+func skipBlockComment(s string) string {
+	depth := 0
+	for i := 0; i+1 < len(s); i++ {
+		switch s[i : i+2] {
+		case "/*":
+			depth++
+			i++
+		case "*/":
+			depth--
+			i++
+			if depth == 0 {
+				return s[i+1:]
+			}
+		}
+	}
+	return ""
+}
