@@ -35,9 +35,12 @@ func (c call) sendBatch(b *pgx.Batch) pgx.BatchResults {
 	if tr := c.lease.e.tracer.batch; tr != nil {
 		r.c.ctx = tr.TraceBatchStart(c.ctx, c.lease.session.conn, pgx.TraceBatchStartData{Batch: b})
 	}
+	handedOver := false
+	defer c.rescue(&handedOver)
 	if len(b.QueuedQueries) > 0 {
 		r.err = r.send()
 	}
+	handedOver = true
 	if r.err != nil {
 		_ = r.Close() // the error is in r and comes out of every method
 	}

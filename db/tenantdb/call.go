@@ -62,10 +62,13 @@ options:
 
 // query runs one statement up to its first row. On error the call is over.
 func (c call) query(sql string, args []any) (*Rows, error) {
+	handedOver := false
+	defer c.rescue(&handedOver)
 	if tr := c.lease.e.tracer.query; tr != nil {
 		c.ctx = tr.TraceQueryStart(c.ctx, c.lease.session.conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
 	}
 	f, rr, err := c.start(sql, args)
+	handedOver = true
 	if err != nil {
 		return nil, c.end(pgconn.CommandTag{}, err)
 	}
@@ -78,6 +81,14 @@ func (c call) query(sql string, args []any) (*Rows, error) {
 			return c.end(tag, err)
 		},
 	}, nil
+}
+
+// rescue gives the connection back when code of the caller's (a rewriter, an argument's own encoding) panics before
+// anybody else answers for the lease.
+func (c *call) rescue(handedOver *bool) {
+	if !*handedOver && c.tx == nil {
+		c.lease.release(c.ctx)
+	}
 }
 
 // end closes the books of a call whose flight has landed: it looks at the state in which the connection is, tells the tracer

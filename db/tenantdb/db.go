@@ -106,7 +106,8 @@ func (h Handle) lease(ctx context.Context) (*scope, *lease, error) {
 	return s, l, err
 }
 
-// Exec runs a statement in one round trip and returns its command tag. See the package comment for what is guaranteed.
+// Exec runs one statement in one round trip and returns its command tag. See the package comment for what is guaranteed.
+// Unlike pgx it takes no string of several statements: SendBatch is for those.
 func (h Handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	rows, err := h.query(ctx, sql, args)
 	if err != nil {

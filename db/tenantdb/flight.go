@@ -29,7 +29,6 @@ func newFlight(ctx context.Context, s *session, sc *scope, pooled bool) *flight 
 		f.p.SendDeallocate(name)
 	}
 	f.closes = len(s.closing)
-	s.closing = s.closing[:0]
 	switch {
 	case sc == nil:
 	case pooled:
@@ -53,6 +52,7 @@ func (f *flight) depart() error {
 			return err
 		}
 	}
+	f.s.closing = append(f.s.closing[:0], f.s.closing[f.closes:]...)
 	if f.scope == nil {
 		return nil
 	}

@@ -75,12 +75,14 @@ func (l *lease) release(ctx context.Context) {
 
 // destroy closes the connection without making the caller wait for the server's answer.
 func (l *lease) destroy() {
+	l.e.closing.Add(1) // before the pool lets go of it, so that close waits for one of the two
 	conn := l.conn.Hijack()
-	l.e.closing.Go(func() {
+	go func() {
+		defer l.e.closing.Done()
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		_ = conn.Close(ctx) // there is nobody left to tell
-	})
+	}()
 }
 
 const closeTimeout = 5 * time.Second

@@ -81,12 +81,20 @@ type Tx struct {
 
 var _ pgx.Tx = (*Tx)(nil)
 
-// usable returns nil if a statement may be sent under ctx.
-func (tx *Tx) usable(ctx context.Context) error {
+// open reports whether neither the transaction nor any savepoint around has ended.
+func (tx *Tx) open() bool {
 	for level := tx; level != nil; level = level.outer {
 		if level.ended || tx.lost {
-			return pgx.ErrTxClosed
+			return false
 		}
+	}
+	return true
+}
+
+// usable returns nil if a statement may be sent under ctx.
+func (tx *Tx) usable(ctx context.Context) error {
+	if !tx.open() {
+		return pgx.ErrTxClosed
 	}
 	if t, err := tenant.FromContext(ctx); err == nil && t.ID != tx.scope.tenant.ID {
 		return fmt.Errorf("%w: %s and %s", tenant.ErrMismatch, t.Slug, tx.scope.tenant.Slug)
@@ -118,15 +126,12 @@ func (tx *Tx) finish(ctx context.Context, how func(context.Context) error) error
 	if tx.ended {
 		return pgx.ErrTxClosed
 	}
+	open := tx.open()
 	tx.ended = true
-	if tx.outer != nil {
-		if tx.outer.usable(ctx) != nil {
-			return pgx.ErrTxClosed
-		}
-		return how(ctx)
+	if tx.outer == nil {
+		defer tx.lease.release(ctx)
 	}
-	defer tx.lease.release(ctx)
-	if tx.lost {
+	if !open {
 		return pgx.ErrTxClosed
 	}
 	return how(ctx)

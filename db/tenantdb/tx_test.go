@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/leasehold-go/leasehold/db/tenantdb"
 )
@@ -162,8 +163,18 @@ func TestAPanicInATransactionLeavesNothing(t *testing.T) {
 		t.Fatalf("the panic in a batch did not come through: %v", caught)
 	}
 	mustOwn(t, f.ctx(t, 1), db, f.tenants[1])
+	for range 3 {
+		if caught := panics(func() { _, _ = db.Exec(f.ctx(t, 0), "SELECT $1::text", bomb{}) }); caught != "boom" {
+			t.Fatalf("the panic of an argument did not come through: %v", caught)
+		}
+	}
 	wantBare(t, f, db)
 }
+
+// bomb is an argument that panics when it is encoded.
+type bomb struct{}
+
+func (bomb) TextValue() (pgtype.Text, error) { panic("boom") }
 
 // THREATS 18: an error that only the commit finds is the error of the call.
 func TestADeferredConstraintFailsTheCall(t *testing.T) {
