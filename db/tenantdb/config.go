@@ -152,7 +152,7 @@ func (e *engine) newPool() (*pgxpool.Pool, error) {
 }
 
 // sessionSQL asks what has to be true of every connection.
-const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_schemas(false) = '{}', r.rolname,
+const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path') IN ('', '""'), r.rolname,
 	r.rolsuper OR r.rolbypassrls OR r.rolcreaterole, r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
 	FROM pg_catalog.pg_roles r WHERE r.rolname = session_user`
 
