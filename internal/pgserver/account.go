@@ -39,7 +39,7 @@ func (a account) own(path string) error {
 	if !a.drop {
 		return nil
 	}
-	return os.Chown(path, int(a.uid), int(a.gid))
+	return os.Lchown(path, int(a.uid), int(a.gid))
 }
 
 // credential is nil if the programs run as we do.

@@ -149,7 +149,8 @@ func repository(t *testing.T, archive []byte) (url string, requests func() int) 
 }
 
 func TestFetch(t *testing.T) {
-	t.Parallel()
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
 	// bin/initdb and bin/postgres, which tell version 18, made with tar -cJ
 	programs, err := os.ReadFile(filepath.Join("testdata", "programs.txz"))
 	if err != nil {
@@ -185,10 +186,12 @@ func TestFetch(t *testing.T) {
 		t.Errorf("%d requests, want 2: the archive and its checksum, once", got)
 	}
 	assertEmpty(t, filepath.Join(remote.cache, "fetch-*"))
+	assertEmpty(t, filepath.Join(tmp, "*"))
 }
 
 func TestFetchFails(t *testing.T) {
-	t.Parallel()
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
 	url, _ := repository(t, nil)
 	writable := t.TempDir()
 	if err := os.Chmod(writable, 0o777); err != nil {
@@ -206,7 +209,6 @@ func TestFetchFails(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
 			_, err := locate(t.Context(), slog.New(slog.DiscardHandler), finder{}, test.remote, "", test.major)
 			if !errors.Is(err, ErrNoBinaries) {
 				t.Fatalf("got %v, want ErrNoBinaries", err)
@@ -214,6 +216,7 @@ func TestFetchFails(t *testing.T) {
 			if text := err.Error(); !strings.Contains(text, "install PostgreSQL") || strings.Contains(text, "\n") {
 				t.Errorf("not one line that says what to do: %q", text)
 			}
+			assertEmpty(t, filepath.Join(tmp, "*"))
 		})
 	}
 }

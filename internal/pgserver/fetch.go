@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 
@@ -119,8 +120,32 @@ func (f fetcher) download(version embeddedpostgres.PostgresVersion) error {
 		config = config.BinaryRepositoryURL(f.repository)
 	}
 	server := embeddedpostgres.NewDatabase(config)
-	if err := server.Start(); err != nil {
-		return err
+	err = server.Start()
+	if err == nil {
+		err = server.Stop()
 	}
-	return server.Stop()
+	removeLibraryLogs()
+	runtime.KeepAlive(server) // and with it the descriptors that tell its logs
+	return err
+}
+
+// removeLibraryLogs removes the log files that the library leaves in the temporary folder. Those that we hold open are ours.
+func removeLibraryLogs() {
+	logs, err := filepath.Glob(filepath.Join(os.TempDir(), "embedded_postgres_log*"))
+	if err != nil {
+		return
+	}
+	const descriptors = 1024
+	for _, path := range logs {
+		var named, held syscall.Stat_t
+		if syscall.Lstat(path, &named) != nil {
+			continue
+		}
+		for fd := range descriptors {
+			if syscall.Fstat(fd, &held) == nil && held.Dev == named.Dev && held.Ino == named.Ino {
+				_ = os.Remove(path)
+				break
+			}
+		}
+	}
 }

@@ -31,7 +31,7 @@ func initialise(ctx context.Context, cfg Config, f *folder, as account, bin bina
 	if err := os.WriteFile(pwfile, []byte(password+"\n"), 0o600); err != nil {
 		return fmt.Errorf("pgserver: %w", err)
 	}
-	if err := errors.Join(as.own(staging), as.own(pwfile)); err != nil {
+	if err := errors.Join(as.own(pwfile), as.own(staging)); err != nil {
 		return fmt.Errorf("pgserver: %w", err)
 	}
 	// Not every C library knows C.UTF-8, which sorts like C and knows the case of letters beyond ASCII. initdb refuses a
@@ -70,29 +70,28 @@ func removeStaging(f *folder) error {
 }
 
 func runInitdb(ctx context.Context, cfg Config, as account, bin binaries, staging, locale string) error {
-	dir, files, err := handOver(as, staging)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), bin.program("initdb"))
+	dir, closeAfter, err := daemon.HandOver(cmd, as.credential(), staging)
 	if err != nil {
-		return err
+		return fmt.Errorf("pgserver: %w", err)
 	}
-	defer closeAll(files)
-	args := []string{
-		"-D", dir + "/data",
-		"--username=" + Superuser,
-		"--pwfile=" + dir + "/pwfile",
+	defer closeAfter()
+	cmd.Args = append(cmd.Args,
+		"-D", dir+"/data",
+		"--username="+Superuser,
+		"--pwfile="+dir+"/pwfile",
 		"--encoding=UTF8",
-		"--locale=" + locale,
+		"--locale="+locale,
 		"--lc-messages=C",
 		"--auth-host=scram-sha-256",
 		"--auth-local=scram-sha-256",
-	}
+	)
 	// initdb flushes its thousand files one by one, which takes it half a minute on a busy disk; we can do it in one go.
 	if canSyncTree || !cfg.durable() {
-		args = append(args, "--no-sync")
+		cmd.Args = append(cmd.Args, "--no-sync")
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), bin.program("initdb"), args...)
 	cmd.Dir = "/" // PostgreSQL's programs must be able to return to where they were started
 	cmd.Env = environment()
-	cmd.ExtraFiles = files
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.WaitDelay = killDelay // for the output of its children, if it had to be killed
@@ -112,10 +111,4 @@ func runInitdb(ctx context.Context, cfg Config, as account, bin binaries, stagin
 		return &StartError{Program: "initdb", Err: err, LogTail: lastLines(output.Bytes())}
 	}
 	return nil
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		_ = f.Close()
-	}
 }

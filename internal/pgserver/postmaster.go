@@ -26,25 +26,24 @@ const (
 
 // startPostmaster starts the server on a port. It returns as soon as the process runs, which is before it serves.
 func startPostmaster(ctx context.Context, cfg Config, f *folder, as account, bin binaries, port int, log *os.File) (*daemon.Process, error) {
-	dir, files, err := handOver(as, f.data())
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), bin.program("postgres"))
+	dir, closeAfter, err := daemon.HandOver(cmd, as.credential(), f.data())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("pgserver: %w", err)
 	}
-	defer closeAll(files)
+	defer closeAfter()
 	settings := cfg.settings()
 	settings["listen_addresses"] = "127.0.0.1"
 	settings["port"] = strconv.Itoa(port)
 	settings["unix_socket_directories"] = ""
 	settings["logging_collector"] = "off"
-	args := []string{"-D", dir}
+	cmd.Args = append(cmd.Args, "-D", dir)
 	for _, name := range sortedKeys(settings) {
-		args = append(args, "-c", name+"="+settings[name])
+		cmd.Args = append(cmd.Args, "-c", name+"="+settings[name])
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), bin.program("postgres"), args...)
 	cmd.Dir = "/" // PostgreSQL's programs must be able to return to where they were started
 	cmd.Env = environment()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = files
 	p, err := daemon.Start(cmd, as.credential(), cfg.stopSignal())
 	if err != nil {
 		return nil, &StartError{Program: "postgres", Err: err}

@@ -13,20 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handOver returns the name by which a program that runs as the account reaches dir, and the files to give to it. A
-// program of another user gets the folder as an open descriptor: it may then live in the folder without the right to
-// enter those above it. Its children inherit the descriptor, so the name is good in all of them.
-func handOver(a account, dir string) (string, []*os.File, error) {
-	if !a.drop {
-		return dir, nil, nil
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return "", nil, fmt.Errorf("pgserver: %w", err)
-	}
-	return "/proc/self/fd/3", []*os.File{f}, nil // the first of ExtraFiles is descriptor 3
-}
-
 // serverProcesses returns the server processes that live in dataDir, postmaster and backends. What tells them is their
 // working folder, which PostgreSQL never changes: a process id in a file may by now be anyone's.
 func serverProcesses(dataDir string) ([]int, error) {

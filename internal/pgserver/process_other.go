@@ -11,10 +11,6 @@ import (
 	"strings"
 )
 
-// handOver returns the name by which a program reaches dir. Only Linux can reach a folder by a descriptor; elsewhere the
-// account must be able to enter it.
-func handOver(_ account, dir string) (string, []*os.File, error) { return dir, nil, nil }
-
 // serverProcesses returns the postmaster that serves dataDir, if it lives. A process id in a file may by now be anyone's,
 // so the process must also have been started with the folder's name.
 func serverProcesses(dataDir string) ([]int, error) {

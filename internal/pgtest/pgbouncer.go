@@ -98,33 +98,32 @@ func freePort(ctx context.Context) (int, error) {
 // startPgBouncer starts the pooler and waits until it lets the URL's login through.
 func startPgBouncer(tb testing.TB, program string, credential *syscall.Credential, server *url.URL, opts PgBouncerOptions, port int, pooled string) error {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "leasehold-pgbouncer-") // tb.TempDir is not to be entered by the pooler's user
+	dir := tb.TempDir()
+	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), program)
+	name, closeAfter, err := daemon.HandOver(cmd, credential, dir)
 	if err != nil {
 		return err
 	}
-	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	files := map[string]string{
-		"pgbouncer.ini": pgBouncerINI(dir, server, opts, port),
-		"users.txt":     pgBouncerUsers(server, opts),
-	}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			return err
-		}
-	}
+	defer closeAfter()
+	ini, users := filepath.Join(dir, "pgbouncer.ini"), filepath.Join(dir, "users.txt")
+	err = errors.Join(
+		os.WriteFile(ini, []byte(pgBouncerINI(name, server, opts, port)), 0o600),
+		os.WriteFile(users, []byte(pgBouncerUsers(server, opts)), 0o600),
+	)
 	if credential != nil {
-		for _, path := range []string{dir, filepath.Join(dir, "pgbouncer.ini"), filepath.Join(dir, "users.txt")} {
-			if err := os.Chown(path, int(credential.Uid), int(credential.Gid)); err != nil {
-				return err
-			}
+		for _, path := range []string{dir, ini, users} {
+			err = errors.Join(err, os.Chown(path, int(credential.Uid), int(credential.Gid)))
 		}
+	}
+	if err != nil {
+		return err
 	}
 	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), program, filepath.Join(dir, "pgbouncer.ini"))
+	cmd.Args = append(cmd.Args, name+"/pgbouncer.ini")
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	p, err := daemon.Start(cmd, credential, syscall.SIGTERM)
@@ -171,7 +170,7 @@ func pgBouncerINI(dir string, server *url.URL, opts PgBouncerOptions, port int) 
 		"listen_port":        strconv.Itoa(port),
 		"unix_socket_dir":    "",
 		"auth_type":          "scram-sha-256",
-		"auth_file":          filepath.Join(dir, "users.txt"),
+		"auth_file":          dir + "/users.txt",
 		"pool_mode":          "transaction",
 		"default_pool_size":  strconv.Itoa(max(opts.PoolSize, 1)),
 		"max_client_conn":    "1000",

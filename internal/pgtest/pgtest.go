@@ -6,7 +6,7 @@
 //     nothing; see [pgserver.Config.Ephemeral]. It needs no set-up, runs as root or not, and listens on 127.0.0.1 only.
 //   - [Database] is a new, empty database each time, so tests may run in parallel. It is dropped when its test ends.
 //   - [Main] fails the run if a goroutine is left when all tests are done.
-//   - A test that cannot get its server fails. None is skipped.
+//   - A test that cannot get its server fails. None is skipped; only [PgBouncer] may, on a machine without it, outside CI.
 //
 // # Not guaranteed
 //
@@ -17,6 +17,7 @@
 // # Environment
 //
 // LEASEHOLD_TEST_POSTGRES_BIN is the folder of the programs (initdb, postgres) to run. Defaults to what [pgserver] finds.
+// LEASEHOLD_TEST_PGBOUNCER is the pgbouncer program. Defaults to the one on PATH, else in /usr/sbin.
 //
 // # Use
 //
@@ -30,7 +31,8 @@
 //		…
 //	}
 //
-// A test that must stop or restart a server takes one of its own with [Start].
+// A test that must stop or restart a server takes one of its own with [Start]. A test behind a pooler puts one in front of its
+// database with [PgBouncer].
 package pgtest
 
 import (
