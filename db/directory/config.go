@@ -1,0 +1,108 @@
+package directory
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/db/migrate"
+)
+
+// minSecretKeyLen is the shortest secret key, in bytes.
+const minSecretKeyLen = 16
+
+// Config says how to reach the registry and how to use it.
+type Config struct {
+	// ConnConfig is the administrator's login in the control database: it may create roles (CREATEROLE) and schemas, and should
+	// own the database. It is copied. Required.
+	ConnConfig *pgx.ConnConfig
+	// SecretKey is what the passwords of runtime logins are derived from: at least 16 random bytes, the same in every
+	// process. With another key the passwords change, which locks out the processes that still use the old one. Required by
+	// Open.
+	SecretKey []byte
+	// Migrator migrates the schema of each new tenant. Required by Directory.Create.
+	Migrator *migrate.Migrator
+	// MaxConns is the size of the pool for reading the registry. One connection more listens for changes, and each running
+	// Create has two of its own. Defaults to 4.
+	MaxConns int
+	// MaxCreates is how many calls of Create do their work at once; others wait. Defaults to 4.
+	MaxCreates int
+	// CacheSize is how many tenants Resolve keeps at most. Defaults to 100,000.
+	CacheSize int
+	// CacheTTL is how long Resolve trusts what it read, should no notification of a change arrive. Defaults to 30 seconds.
+	CacheTTL time.Duration
+	// NegativeCacheSize is how many unknown slugs Resolve remembers at most. Defaults to 10,000.
+	NegativeCacheSize int
+	// NegativeCacheTTL is how long an unknown slug is remembered. Defaults to 5 seconds.
+	NegativeCacheTTL time.Duration
+	// Grace is how long after its last good read a tenant is served when the registry cannot be reached. It is no shorter
+	// than CacheTTL. Defaults to 15 minutes.
+	Grace time.Duration
+	// ReadTimeout bounds one read of the registry by Resolve, the wait for a connection included. Defaults to 3 seconds.
+	ReadTimeout time.Duration
+	// Logger gets what an operator should know. Defaults to discarding it.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.MaxConns, 4)
+	setDefault(&c.MaxCreates, 4)
+	setDefault(&c.CacheSize, 100_000)
+	setDefault(&c.CacheTTL, 30*time.Second)
+	setDefault(&c.NegativeCacheSize, 10_000)
+	setDefault(&c.NegativeCacheTTL, 5*time.Second)
+	setDefault(&c.Grace, 15*time.Minute)
+	setDefault(&c.ReadTimeout, 3*time.Second)
+	c.Grace = max(c.Grace, c.CacheTTL)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// validate checks what both Migrate and Open need.
+func (c Config) validate() error {
+	if c.ConnConfig == nil {
+		return errors.New("directory: ConnConfig is missing; give it the administrator's login, made by pgx.ParseConfig")
+	}
+	for _, n := range []struct {
+		name  string
+		value int64
+	}{
+		{"MaxConns", int64(c.MaxConns)}, {"MaxCreates", int64(c.MaxCreates)}, {"CacheSize", int64(c.CacheSize)},
+		{"CacheTTL", int64(c.CacheTTL)}, {"NegativeCacheSize", int64(c.NegativeCacheSize)},
+		{"NegativeCacheTTL", int64(c.NegativeCacheTTL)}, {"Grace", int64(c.Grace)}, {"ReadTimeout", int64(c.ReadTimeout)},
+	} {
+		if n.value < 0 {
+			return fmt.Errorf("directory: %s is negative", n.name)
+		}
+	}
+	return nil
+}
+
+func (c Config) validateSecretKey() error {
+	if len(c.SecretKey) < minSecretKeyLen {
+		return fmt.Errorf("directory: SecretKey has %d bytes; give it at least %d random ones", len(c.SecretKey), minSecretKeyLen)
+	}
+	return nil
+}
+
+// schemaName is the registry's schema.
+const schemaName = "leasehold"
+
+// registryConn is the administrator's login with the registry on its path.
+func (c Config) registryConn() *pgx.ConnConfig {
+	cc := c.ConnConfig.Copy()
+	cc.RuntimeParams["search_path"] = schemaName
+	return cc
+}

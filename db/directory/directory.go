@@ -1,0 +1,254 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/leasehold-go/leasehold/db/migrate"
+	"github.com/leasehold-go/leasehold/db/tenant"
+	"github.com/leasehold-go/leasehold/internal/controlsql"
+)
+
+// Directory is an open registry. Its methods are safe for concurrent use.
+type Directory struct {
+	cfg      Config
+	pool     *pgxpool.Pool
+	queries  *controlsql.Queries
+	cache    *cache
+	listener *listener
+	// creating holds a token for each Create that is at work.
+	creating chan struct{}
+	runtime  runtimeLogin
+
+	closing sync.Once
+}
+
+// Open opens the registry and begins to listen for changes of tenants. The error is ErrNotMigrated if Migrate has to run
+// first. The Directory outlives ctx; Close it.
+func Open(ctx context.Context, cfg Config) (*Directory, error) {
+	if err := errors.Join(cfg.validate(), cfg.validateSecretKey()); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	if err := checkMigrated(ctx, cfg); err != nil {
+		return nil, err
+	}
+	pool, err := openPool(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d := &Directory{cfg: cfg, pool: pool, queries: controlsql.New(pool), creating: make(chan struct{}, cfg.MaxCreates)}
+	d.cache, err = newCache(cacheConfig{
+		load: d.BySlug, size: cfg.CacheSize, negativeSize: cfg.NegativeCacheSize,
+		ttl: cfg.CacheTTL, negativeTTL: cfg.NegativeCacheTTL, grace: cfg.Grace, readTimeout: cfg.ReadTimeout,
+	})
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	d.listener, err = listen(ctx, cfg.registryConn(), d.cache, cfg.Logger, quietTime)
+	if err != nil {
+		d.cache.close()
+		pool.Close()
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	return d, nil
+}
+
+func openPool(cfg Config) (*pgxpool.Pool, error) {
+	pc, err := pgxpool.ParseConfig(cfg.ConnConfig.ConnString())
+	if err != nil {
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	pc.ConnConfig = cfg.registryConn()
+	pc.MaxConns = int32(min(cfg.MaxConns, math.MaxInt32))
+	pc.MinConns, pc.MinIdleConns = 0, 0
+	// A pool connects when it is asked to; ctx would only bound connections made in advance.
+	pool, err := pgxpool.NewWithConfig(context.Background(), pc)
+	if err != nil {
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	return pool, nil
+}
+
+// Close stops listening and closes all connections. It waits for reads that are under way, no longer than
+// Config.ReadTimeout. Calls that come later fail, except Resolve of a tenant that is known. A Create that is at work is not
+// waited for.
+func (d *Directory) Close() {
+	d.closing.Do(func() {
+		d.listener.close()
+		d.pool.Close()
+		d.cache.close()
+	})
+}
+
+// Ping reports whether the registry answers.
+func (d *Directory) Ping(ctx context.Context) error {
+	if err := d.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("directory: %w", err)
+	}
+	return nil
+}
+
+// Resolve returns the living tenant that has the slug, whatever its status: active, suspended, or provisioning. The error is
+// tenant.ErrNotFound if there is none. Any other error means that the registry cannot be reached and the tenant is not known
+// from before.
+//
+// The answer comes from a cache; see the package comment for how old it may be. The *Tenant is shared and must not be
+// changed.
+func (d *Directory) Resolve(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, error) {
+	return d.cache.get(ctx, slug)
+}
+
+// BySlug is Resolve without the cache: one read of the registry.
+func (d *Directory) BySlug(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, error) {
+	row, err := d.queries.GetLivingTenant(ctx, slug)
+	if err != nil {
+		return nil, fmt.Errorf("tenant %s: %w", slug, notFound(err))
+	}
+	return fromRow(row), nil
+}
+
+// ByID reads the tenant that has the id, be it living or not. The error is tenant.ErrNotFound if there never was one.
+func (d *Directory) ByID(ctx context.Context, id tenant.ID) (*tenant.Tenant, error) {
+	row, err := d.queries.GetTenant(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("tenant %s: %w", id, notFound(err))
+	}
+	return fromRow(row), nil
+}
+
+// ListOptions say which tenants List returns. The zero value is the first page of all tenants.
+type ListOptions struct {
+	// Status keeps only tenants that have it. Defaults to any status.
+	Status tenant.Status
+	// After is the last tenant of the page before; only its Slug and ID are used. Defaults to the first page.
+	After *tenant.Tenant
+	// Limit is how many tenants are returned at most. Defaults to 100.
+	Limit int
+}
+
+// List reads a page of tenants, in the order of their slugs. Slugs of tenants that failed or were deleted may come more than
+// once. The last page is the one with fewer than Limit tenants.
+func (d *Directory) List(ctx context.Context, opts ListOptions) ([]*tenant.Tenant, error) {
+	setDefault(&opts.Limit, 100)
+	if opts.Limit < 0 {
+		return nil, fmt.Errorf("directory: the limit of a list is %d", opts.Limit)
+	}
+	params := controlsql.ListTenantsParams{Status: string(opts.Status), MaxRows: int32(min(opts.Limit, math.MaxInt32))}
+	if opts.After != nil {
+		params.AfterSlug, params.AfterID = opts.After.Slug, opts.After.ID
+	}
+	rows, err := d.queries.ListTenants(ctx, params)
+	if err != nil {
+		return nil, fmt.Errorf("directory: list tenants: %w", err)
+	}
+	tenants := make([]*tenant.Tenant, len(rows))
+	for i, row := range rows {
+		tenants[i] = fromRow(row)
+	}
+	return tenants, nil
+}
+
+// Targets reads what is to be migrated: the schemas of all tenants that are active or suspended, in the order of their slugs.
+// A tenant that is being created migrates itself.
+func (d *Directory) Targets(ctx context.Context) ([]migrate.Target, error) {
+	rows, err := d.queries.ListServedTenants(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("directory: list tenants: %w", err)
+	}
+	targets := make([]migrate.Target, len(rows))
+	for i, row := range rows {
+		targets[i] = d.target(row)
+	}
+	return targets, nil
+}
+
+// target says how to migrate a tenant. Targets share one ConnConfig, which nobody changes.
+func (d *Directory) target(row controlsql.Tenant) migrate.Target {
+	return migrate.Target{Name: string(row.Slug), Schema: row.SchemaName, Conn: d.cfg.ConnConfig}
+}
+
+// EventKind says what happened to a tenant.
+type EventKind string
+
+// What can happen to a tenant while it is created, in this order: started, housed, migrated, activated; or failed or
+// reclaimed, from any of them.
+const (
+	// EventStarted: its name is reserved.
+	EventStarted EventKind = "create.started"
+	// EventHoused: its role and its empty schema are there. The detail names them.
+	EventHoused EventKind = "create.housed"
+	// EventMigrated: all migrations are applied.
+	EventMigrated EventKind = "create.migrated"
+	// EventActivated: it is served.
+	EventActivated EventKind = "create.activated"
+	// EventFailed: its creator met an error, which is the detail, and removed what was built.
+	EventFailed EventKind = "create.failed"
+	// EventReclaimed: its creator was gone, and somebody else removed what was built.
+	EventReclaimed EventKind = "create.reclaimed"
+)
+
+// Event is one line of the event log.
+type Event struct {
+	// ID grows with each event, in the order in which they were written for one tenant.
+	ID       int64
+	TenantID tenant.ID
+	At       time.Time
+	Kind     EventKind
+	// Detail is for the operator: a cause, or names. It may be empty.
+	Detail string
+}
+
+// Events reads all that happened to a tenant, oldest first. There are none if the id belongs to nobody.
+func (d *Directory) Events(ctx context.Context, id tenant.ID) ([]Event, error) {
+	rows, err := d.queries.ListEvents(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("tenant %s: read events: %w", id, err)
+	}
+	events := make([]Event, len(rows))
+	for i, row := range rows {
+		events[i] = Event{ID: row.ID, TenantID: row.TenantID, At: row.At, Kind: EventKind(row.Kind), Detail: row.Detail}
+	}
+	return events, nil
+}
+
+// notFound translates the absence of a row.
+func notFound(err error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return tenant.ErrNotFound
+	}
+	return err
+}
+
+func fromRow(row controlsql.Tenant) *tenant.Tenant {
+	return &tenant.Tenant{
+		ID:           row.ID,
+		Slug:         row.Slug,
+		Company:      row.Company,
+		ContactName:  row.ContactName,
+		ContactEmail: row.ContactEmail,
+		Status:       row.Status,
+		Placement:    placement(row),
+		Generation:   row.Generation,
+		CreatedAt:    row.CreatedAt,
+		UpdatedAt:    row.UpdatedAt,
+	}
+}
+
+func placement(row controlsql.Tenant) tenant.Placement {
+	return tenant.Placement{
+		Cluster:  row.Cluster,
+		Strategy: row.Strategy,
+		Database: row.DatabaseName,
+		Schema:   row.SchemaName,
+		Role:     row.RoleName,
+	}
+}

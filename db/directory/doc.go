@@ -1,0 +1,48 @@
+// Package directory is the registry of tenants: who they are, where each one is housed, and how a new one is made. The
+// registry is the schema "leasehold" of the control database. It belongs to the administrator's login; a tenant's code
+// cannot reach it.
+//
+// # Guarantees
+//
+//   - A subdomain belongs to at most one living tenant. Of any number of simultaneous calls of [Directory.Create] for one
+//     name one wins; the others get [ErrSlugTaken].
+//   - A tenant is active only when its schema, its role and all its migrations are there. A creation that breaks off (an
+//     error, a cancelled context, a lost connection, kill -9) never leaves an active tenant. What it leaves otherwise is
+//     removed at once by the creator if it lives, else by the next Create of that name or by [Directory.Sweep].
+//   - Every step of a tenant's life is a line in the event log, which can only be added to.
+//   - [Directory.Resolve] answers from a bounded cache, without an allocation. A change of a tenant by any process, or by
+//     hand in psql, makes every Directory forget it as soon as the server's notification arrives, and no later than
+//     Config.CacheTTL when it does not. A read that crosses with a change never puts the old record back.
+//   - When the registry cannot be reached, tenants that were known are served for Config.Grace after their last good read.
+//   - Passwords are derived from Config.SecretKey and given to the server as a SCRAM verifier only, so they are in no
+//     statement and no server log.
+//
+// # Limits
+//
+//   - The connection must lead straight to PostgreSQL: LISTEN and session locks do not work behind a transaction pooler.
+//   - Whoever can log in to the database can send a notification, and so make a cache read a record again. It can do no more.
+//   - The owner of the registry can disable the trigger that protects the event log. It guards against mistakes.
+//   - A copy of the control database on the same server carries the same installation id, so the copy and the original share
+//     a runtime login. Give both the same secret key, or delete the copy's row in "installation" and insert a new one.
+//   - At present every tenant is housed by schema, in the control database.
+//
+// # Use
+//
+//	cfg := directory.Config{ConnConfig: administrator, SecretKey: key, Migrator: tenantMigrations}
+//	if _, err := directory.Migrate(ctx, cfg); err != nil { // once for each release, before any Open
+//		return err
+//	}
+//	dir, err := directory.Open(ctx, cfg)
+//	if err != nil {
+//		return err
+//	}
+//	defer dir.Close()
+//
+//	t, err := dir.Create(ctx, directory.NewTenant{
+//		Company: "Acme Ltd", ContactName: "Ann Arbor", ContactEmail: "ann@acme.example", Subdomain: "acme",
+//	})
+//	invalid, ok := errors.AsType[*directory.ValidationError](err) // what to tell the person, field by field
+//
+//	t, err = dir.Resolve(ctx, "acme")         // for each request; tenant.ErrNotFound if there is none
+//	login, err := dir.RuntimeConn(ctx)        // what tenantdb.Open connects as
+package directory

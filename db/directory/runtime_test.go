@@ -1,0 +1,193 @@
+package directory
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/internal/pgserver"
+	"github.com/leasehold-go/leasehold/internal/pgtest"
+)
+
+func mustRuntimeConn(tb testing.TB, d *Directory) *pgx.ConnConfig {
+	tb.Helper()
+	login, err := d.RuntimeConn(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return login
+}
+
+func TestRuntimeLoginHasNoRightsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	d, url := newDirectory(t)
+	mustCreate(t, d, "acme")
+	login := mustRuntimeConn(t, d)
+	conn, err := pgx.ConnectConfig(t.Context(), login)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeConn(conn)
+	if path := query[string](t, conn, `SELECT current_setting('search_path')`); path != "" {
+		t.Errorf("search_path = %q, want none", path)
+	}
+	wantState(t, conn, "42501", `SELECT * FROM leasehold.tenants`)
+	wantState(t, conn, "42501", `CREATE SCHEMA mine`)
+	wantState(t, conn, "42501", `CREATE ROLE runtime_mine`)
+	wantState(t, conn, "42501", `CREATE DATABASE runtime_mine`)
+	wantState(t, conn, "42501", `CREATE TEMP TABLE mine (i int)`)
+	wantState(t, conn, "42501", `CREATE TABLE public.mine (i int)`)
+	wantState(t, conn, "42501", `SET ROLE `+pgserver.Administrator)
+	wantState(t, conn, "42P01", `SELECT * FROM notes`)
+
+	admin := connectTo(t, url)
+	if wrong := query[bool](t, admin, `SELECT rolsuper OR rolinherit OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
+		OR NOT rolcanlogin FROM pg_roles WHERE rolname = $1`, login.User); wrong {
+		t.Error("the login has attributes that it should not have")
+	}
+	if n := query[int](t, admin, `SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member JOIN pg_roles g ON g.oid = m.roleid
+		WHERE r.rolname = $1 AND g.rolname NOT LIKE 'r\_acme\_%'`, login.User); n != 0 {
+		t.Errorf("the login is a member of %d roles that are no tenant's", n)
+	}
+}
+
+func TestRuntimeConnSetsTheLoginRight(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(t *testing.T, url, login string){
+		"untouched": func(*testing.T, string, string) {},
+		"dropped": func(t *testing.T, url, login string) {
+			t.Helper()
+			pgtest.Exec(t, pgtest.SuperURL(t, url), `DROP OWNED BY `+login, `DROP ROLE `+login)
+		},
+		"password changed": func(t *testing.T, url, login string) {
+			t.Helper()
+			pgtest.Exec(t, url, `ALTER ROLE `+login+` PASSWORD 'other'`)
+		},
+		"attributes changed": func(t *testing.T, url, login string) {
+			t.Helper()
+			pgtest.Exec(t, url, `ALTER ROLE `+login+` NOLOGIN INHERIT CREATEROLE CREATEDB`)
+		},
+		"path changed": func(t *testing.T, url, login string) {
+			t.Helper()
+			pgtest.Exec(t, url, `ALTER ROLE `+login+` SET search_path = public`)
+		},
+		"connect revoked": func(t *testing.T, url, login string) {
+			t.Helper()
+			conn := pgtest.Connect(t, url)
+			database := query[string](t, conn, `SELECT quote_ident(current_database())`)
+			mustExec(t, conn, `REVOKE CONNECT ON DATABASE `+database+` FROM `+login)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, url := newDirectory(t)
+			before := mustRuntimeConn(t, d)
+			spoil(t, url, before.User)
+			after := mustRuntimeConn(t, d)
+			if after.User != before.User || after.Password != before.Password {
+				t.Error("the login is another one")
+			}
+			if fit, err := isFit(t.Context(), d.queries, after.User); !fit || err != nil {
+				t.Errorf("the login is not fit: %v", err)
+			}
+		})
+	}
+}
+
+func TestRuntimeConnRefusesAPowerfulLogin(t *testing.T) {
+	t.Parallel()
+	for _, power := range []string{"SUPERUSER", "BYPASSRLS", "REPLICATION"} {
+		t.Run(power, func(t *testing.T) {
+			t.Parallel()
+			d, url := newDirectory(t)
+			login := mustRuntimeConn(t, d)
+			pgtest.Exec(t, pgtest.SuperURL(t, url), `ALTER ROLE `+login.User+` `+power)
+			if _, err := d.RuntimeConn(t.Context()); !errors.Is(err, ErrRuntimeLogin) {
+				t.Errorf("error = %v, want %v", err, ErrRuntimeLogin)
+			}
+		})
+	}
+}
+
+func TestRuntimeConnFollowsTheSecretKey(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	first := mustRuntimeConn(t, openDirectory(t, configOf(t, url)))
+	cfg := configOf(t, url)
+	cfg.SecretKey = []byte("another secret key")
+	second := mustRuntimeConn(t, openDirectory(t, cfg))
+	if first.User != second.User || first.Password == second.Password {
+		t.Error("another key must give the same login another password")
+	}
+	if err := tryConnect(t.Context(), first); sqlState(err) != codeInvalidPassword {
+		t.Errorf("the old password: error = %v, want SQLSTATE %s", err, codeInvalidPassword)
+	}
+}
+
+func TestTwoInstallationsOnOneServerHaveTheirOwnLogins(t *testing.T) {
+	t.Parallel()
+	one, _ := newDirectory(t)
+	two, _ := newDirectory(t)
+	a, b := mustRuntimeConn(t, one), mustRuntimeConn(t, two)
+	if a.User == b.User || a.Password == b.Password {
+		t.Fatal("two installations share a login")
+	}
+	a.Database = b.Database
+	if err := tryConnect(t.Context(), a); sqlState(err) != "42501" {
+		t.Errorf("the login of one in the database of the other: error = %v, want SQLSTATE 42501", err)
+	}
+}
+
+func TestRuntimeConnFromManyProcessesAtOnce(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	var starts sync.WaitGroup
+	for range 6 {
+		d := openDirectory(t, configOf(t, url))
+		starts.Go(func() {
+			if _, err := d.RuntimeConn(t.Context()); err != nil {
+				t.Errorf("RuntimeConn: %v", err)
+			}
+		})
+	}
+	starts.Wait()
+}
+
+// THREATS 35: the server logs every statement here.
+func TestNoPasswordReachesTheServersLog(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t, pgserver.Config{Settings: map[string]string{
+		"log_statement": "all", "log_min_messages": "debug1", "log_min_error_statement": "debug1", "log_parameter_max_length": "-1",
+		"log_error_verbosity": "verbose", "log_duration": "on", "log_min_duration_statement": "0",
+	}})
+	cfg := configOf(t, server.URL(pgserver.Administrator, pgserver.Database))
+	if _, err := Migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	d := openDirectory(t, cfg)
+	passwords := []string{string(cfg.SecretKey), mustRuntimeConn(t, d).Password}
+	mustCreate(t, d, "acme")
+	// A login that does not take its password gets it again.
+	cfg.SecretKey = []byte("another secret key")
+	passwords = append(passwords, string(cfg.SecretKey), mustRuntimeConn(t, openDirectory(t, cfg)).Password)
+	d.Close()
+
+	log, err := os.ReadFile(server.LogFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, wanted := range []string{"CREATE ROLE", "SCRAM-SHA-256$"} {
+		if !bytes.Contains(log, []byte(wanted)) {
+			t.Errorf("the log does not hold %q: it proves nothing", wanted)
+		}
+	}
+	for i, password := range passwords {
+		if password == "" || bytes.Contains(log, []byte(password)) {
+			t.Errorf("secret %d is empty or stands in the server's log", i)
+		}
+	}
+}
