@@ -31,9 +31,9 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 }
 
 func (c call) sendBatch(b *pgx.Batch) pgx.BatchResults {
-	r := &batchResults{c: c, queued: b.QueuedQueries}
+	r := &batchResults{call: c, queued: b.QueuedQueries}
 	if tr := c.lease.e.tracer.batch; tr != nil {
-		r.c.ctx = tr.TraceBatchStart(c.ctx, c.lease.session.conn, pgx.TraceBatchStartData{Batch: b})
+		r.ctx = tr.TraceBatchStart(c.ctx, c.lease.session.conn, pgx.TraceBatchStartData{Batch: b})
 	}
 	handedOver := false
 	defer c.rescue(&handedOver)
@@ -49,12 +49,13 @@ func (c call) sendBatch(b *pgx.Batch) pgx.BatchResults {
 
 // batchResults are the answers to a batch, in the order of its queries.
 type batchResults struct {
-	c         call
+	call
+	flight    flight
 	queued    []*pgx.QueuedQuery
-	shipments []shipment
-	f         *flight // nil when nothing was sent
+	shipments []shipment // nil when nothing was sent
 	next      int
 	current   *Rows // nil before the first
+	started   time.Time
 	err       error // the first one
 	closed    bool
 }
@@ -71,75 +72,66 @@ func (r *batchResults) send() error {
 	queries := make([]query, len(r.queued))
 	times := make(map[string]int, len(r.queued))
 	for i, qq := range r.queued {
-		q, err := r.c.parse(qq.SQL, qq.Arguments)
+		q, err := r.parse(qq.SQL, qq.Arguments)
 		if err != nil {
 			return err
 		}
 		queries[i] = q
 		times[q.sql]++
 	}
-	descs, err := r.describe(queries)
+	descs, err := r.describeAll(queries)
 	if err != nil {
 		return err
 	}
 	encoded := make([]pgx.ExtendedQueryBuilder, len(queries))
 	for i, q := range queries {
-		if err := r.c.encode(&encoded[i], q, descs[i]); err != nil {
+		if err := r.encode(&encoded[i], q, descs[i]); err != nil {
 			return err
 		}
 	}
-	f := r.c.newFlight()
-	r.f = f
-	for i, q := range queries {
-		sh := f.ship(statementKey{r.c.scope, q.sql}, descs[i], true, times[q.sql] > 1)
-		f.send(sh, &encoded[i])
-		r.shipments = append(r.shipments, sh)
+	if err := r.begin(&r.flight); err != nil {
+		return err
 	}
-	return f.depart()
+	r.shipments = make([]shipment, len(queries))
+	for i, q := range queries {
+		r.shipments[i] = r.flight.ship(statementKey{r.scope, q.sql}, descs[i], true, times[q.sql] > 1)
+		r.flight.send(&r.shipments[i], &encoded[i], q.usualFormats())
+	}
+	return r.flight.depart()
 }
 
-// describe returns what this tenant's statements look like, asking for all unknown ones in one flight.
-func (r *batchResults) describe(queries []query) ([]*description, error) {
+// describeAll returns what this tenant's statements look like, asking for all unknown ones in one flight. Another tenant's
+// descriptions are not tried: a batch that turned out wrong half-way could not be sent again.
+func (r *batchResults) describeAll(queries []query) ([]*description, error) {
 	descs := make([]*description, len(queries))
-	unknown := make(map[string]*description)
+	unknown := make(map[string][]int)
 	var ask []string
-	inTx := r.c.tx != nil
 	for i, q := range queries {
-		if q.undescribed {
-			if err := checkClass(classify(q.sql), q.sql, inTx); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if desc := r.c.scope.own.get(q.sql); desc != nil {
-			if err := checkClass(desc.class, q.sql, inTx); err != nil {
-				return nil, err
-			}
-			descs[i] = desc
-			continue
-		}
-		if err := checkClass(classify(q.sql), q.sql, inTx); err != nil {
+		c := classify(q.sql)
+		if err := checkClass(c, q.sql, r.tx != nil); err != nil {
 			return nil, err
 		}
-		if _, asked := unknown[q.sql]; !asked {
-			unknown[q.sql] = nil
+		if q.undescribed {
+			continue
+		}
+		if descs[i] = r.scope.own.get(q.sql); descs[i] != nil {
+			continue
+		}
+		if unknown[q.sql] == nil {
 			ask = append(ask, q.sql)
 		}
+		unknown[q.sql] = append(unknown[q.sql], i)
 	}
 	if len(ask) == 0 {
 		return descs, nil
 	}
-	sds, err := r.c.ask(ask...)
+	asked, err := r.ask(ask...)
 	if err != nil {
 		return nil, err
 	}
 	for i, sql := range ask {
-		unknown[sql] = newDescription(sds[i], classify(sql))
-		r.c.remember(sql, unknown[sql])
-	}
-	for i, q := range queries {
-		if descs[i] == nil && !q.undescribed {
-			descs[i] = unknown[q.sql]
+		for _, at := range unknown[sql] {
+			descs[at] = asked[i]
 		}
 	}
 	return descs, nil
@@ -187,29 +179,23 @@ func (r *batchResults) nextRows() (*Rows, error) {
 	}
 	i := r.next
 	r.next++
-	started := time.Now()
-	rr, err := r.f.receive(r.shipments[i])
-	if err != nil {
-		return nil, r.done(i, started, pgconn.CommandTag{}, err)
+	r.started = time.Now()
+	if err := r.flight.receive(&r.shipments[i]); err != nil {
+		return nil, r.done(i, pgconn.CommandTag{}, err)
 	}
-	r.current = &Rows{
-		Rows: pgx.RowsFromResultReader(r.c.lease.session.conn.TypeMap(), rr),
-		finish: func(tag pgconn.CommandTag, err error) error {
-			return r.done(i, started, tag, err)
-		},
-	}
+	r.current = &Rows{call: r.call, shipment: r.shipments[i], batch: r, index: i}
 	return r.current, nil
 }
 
 // done notes the end of query i.
-func (r *batchResults) done(i int, started time.Time, tag pgconn.CommandTag, err error) error {
+func (r *batchResults) done(i int, tag pgconn.CommandTag, err error) error {
 	if r.err == nil {
 		r.err = err
 	}
-	if tr := r.c.lease.e.tracer.batch; tr != nil {
+	if tr := r.lease.e.tracer.batch; tr != nil {
 		qq := r.queued[i]
-		tr.TraceBatchQuery(r.c.ctx, r.c.lease.session.conn, pgx.TraceBatchQueryData{
-			SQL: qq.SQL, Args: qq.Arguments, CommandTag: tag, Err: err, ReadStartTime: started})
+		tr.TraceBatchQuery(r.ctx, r.lease.session.conn, pgx.TraceBatchQueryData{
+			SQL: qq.SQL, Args: qq.Arguments, CommandTag: tag, Err: err, ReadStartTime: r.started})
 	}
 	return err
 }
@@ -220,30 +206,30 @@ func (r *batchResults) Close() (err error) {
 	if r.closed {
 		return r.err
 	}
-	defer func() { err = r.end() }() // also when a callback panics
+	defer func() { err = r.finish() }() // also when a callback panics
 	for r.err == nil && r.next < len(r.shipments) {
 		r.runNext()
 	}
 	return nil
 }
 
-// end lands the flight and closes the books.
-func (r *batchResults) end() error {
+// finish lands the flight and closes the books.
+func (r *batchResults) finish() error {
 	if r.current != nil {
 		r.current.Close()
 	}
 	r.closed = true
-	if r.f != nil {
-		if err := r.f.land(); r.err == nil {
+	if r.shipments != nil {
+		if err := r.flight.land(); r.err == nil {
 			r.err = err
 		}
 	}
-	r.err = r.c.settle(r.err)
-	if tr := r.c.lease.e.tracer.batch; tr != nil {
-		tr.TraceBatchEnd(r.c.ctx, r.c.lease.session.conn, pgx.TraceBatchEndData{Err: r.err})
+	r.err = r.settle(r.err)
+	if tr := r.lease.e.tracer.batch; tr != nil {
+		tr.TraceBatchEnd(r.ctx, r.lease.session.conn, pgx.TraceBatchEndData{Err: r.err})
 	}
-	if r.c.tx == nil {
-		r.c.lease.release(r.c.ctx)
+	if r.tx == nil {
+		r.lease.release(r.ctx)
 	}
 	return r.err
 }

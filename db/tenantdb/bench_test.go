@@ -95,6 +95,7 @@ func (f *fleet) adminPool(b *testing.B) *pgxpool.Pool {
 }
 
 func (f *fleet) benchQualified(b *testing.B) {
+	b.Helper()
 	pool := f.adminPool(b)
 	sql := make(map[*tenant.Tenant]string, len(f.tenants))
 	for _, tn := range f.tenants {
@@ -106,6 +107,7 @@ func (f *fleet) benchQualified(b *testing.B) {
 }
 
 func (f *fleet) benchSetThenQuery(b *testing.B) {
+	b.Helper()
 	pool := f.adminPool(b)
 	sql := fmt.Sprintf(benchSQL, "")
 	f.run(b, func(ctx context.Context, tn *tenant.Tenant, id int) error {
@@ -119,6 +121,7 @@ func (f *fleet) benchSetThenQuery(b *testing.B) {
 }
 
 func (f *fleet) benchSetLocal(b *testing.B) {
+	b.Helper()
 	pool := f.adminPool(b)
 	sql := fmt.Sprintf(benchSQL, "")
 	f.run(b, func(ctx context.Context, tn *tenant.Tenant, id int) error {
@@ -132,6 +135,7 @@ func (f *fleet) benchSetLocal(b *testing.B) {
 }
 
 func (f *fleet) benchLeasehold(b *testing.B) {
+	b.Helper()
 	db := f.open(b, tenantdb.Config{MaxConns: benchConns})
 	sql := fmt.Sprintf(benchSQL, "")
 	f.run(b, func(ctx context.Context, tn *tenant.Tenant, id int) error {

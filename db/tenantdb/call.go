@@ -2,6 +2,7 @@ package tenantdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,9 @@ type query struct {
 	// undescribed asks for pgx.QueryExecModeExec: parameters as text, their types guessed by the server.
 	undescribed bool
 }
+
+// usualFormats reports whether the caller left the formats of the result to us.
+func (q *query) usualFormats() bool { return q.formats == nil && q.byOID == nil && !q.undescribed }
 
 // parse takes pgx's leading options out of args.
 func (c *call) parse(sql string, args []any) (query, error) {
@@ -62,25 +66,18 @@ options:
 
 // query runs one statement up to its first row. On error the call is over.
 func (c call) query(sql string, args []any) (*Rows, error) {
+	r := &Rows{call: c}
 	handedOver := false
-	defer c.rescue(&handedOver)
+	defer r.rescue(&handedOver)
 	if tr := c.lease.e.tracer.query; tr != nil {
-		c.ctx = tr.TraceQueryStart(c.ctx, c.lease.session.conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
+		r.ctx = tr.TraceQueryStart(c.ctx, c.lease.session.conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
 	}
-	f, rr, err := c.start(sql, args)
+	err := r.start(sql, args)
 	handedOver = true
 	if err != nil {
-		return nil, c.end(pgconn.CommandTag{}, err)
+		return nil, r.end(pgconn.CommandTag{}, err)
 	}
-	return &Rows{
-		Rows: pgx.RowsFromResultReader(c.lease.session.conn.TypeMap(), rr),
-		finish: func(tag pgconn.CommandTag, err error) error {
-			if landErr := f.land(); err == nil {
-				err = landErr
-			}
-			return c.end(tag, err)
-		},
-	}, nil
+	return r, nil
 }
 
 // rescue gives the connection back when code of the caller's (a rewriter, an argument's own encoding) panics before
@@ -91,7 +88,7 @@ func (c *call) rescue(handedOver *bool) {
 	}
 }
 
-// end closes the books of a call whose flight has landed: it looks at the state in which the connection is, tells the tracer
+// end closes the books of a call whose flight is over: it looks at the state in which the connection is, tells the tracer
 // and gives the connection back.
 func (c *call) end(tag pgconn.CommandTag, err error) error {
 	err = c.settle(err)
@@ -108,7 +105,7 @@ func (c *call) end(tag pgconn.CommandTag, err error) error {
 func (c *call) settle(err error) error {
 	idle := c.lease.pg.TxStatus() == txIdle
 	switch {
-	case c.lease.pg.IsClosed() || c.lease.pg.IsBusy():
+	case c.lease.pg.IsClosed() || c.lease.flying:
 	case c.tx == nil && !idle && err == nil:
 		err = fmt.Errorf("%w: the statement left a transaction open; it was rolled back; use Begin", ErrRefused)
 	case c.tx != nil && idle:
@@ -120,51 +117,39 @@ func (c *call) settle(err error) error {
 	return err
 }
 
-// start sends the statement, once more if the server says that what we know of it is out of date, and reads up to the first
-// row. On error the flight has landed.
-func (c *call) start(sql string, args []any) (*flight, *pgconn.ResultReader, error) {
-	q, err := c.parse(sql, args)
+// start sends the statement and reads up to the first row; once more, if what we knew of the statement turns out to be out of
+// date. On error the flight is over.
+func (r *Rows) start(sql string, args []any) error {
+	q, err := r.parse(sql, args)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	anew := false
-	for {
-		desc, sure, err := c.describe(q, anew)
+	for attempt := 0; ; attempt++ {
+		desc, sure, err := r.describe(q, attempt > 0)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		if err := c.encode(&c.lease.args, q, desc); err != nil {
-			if sure {
-				return nil, nil, err
+		again := true // a value that does not fit its type may fit the one that the column has now
+		if err = r.encode(&r.lease.args, q, desc); err == nil {
+			if err = r.fly(q, desc, sure); err == nil {
+				return nil
 			}
-			anew = true // the types were another tenant's
-			continue
+			again = r.mayRepeat(desc, sure, err)
 		}
-		f, rr, err := c.fly(q, desc, sure)
-		if err == nil {
-			return f, rr, nil
+		if attempt > 0 || !again || errors.Is(err, errArguments) {
+			return err
 		}
-		if anew || !c.mayRepeat(desc, sure, err) {
-			return nil, nil, err
-		}
-		anew = true
 	}
 }
 
-// mayRepeat reports whether a failed statement is to be described anew and sent again. It is, if the error is one that an
-// outdated description causes, and if sending again is safe: outside a transaction every error of the server has undone
-// the whole flight, unless the statement is one that can commit by itself.
-func (c *call) mayRepeat(desc *description, sure bool, err error) bool {
-	if c.tx != nil || desc == nil || desc.class == procedural || c.lease.pg.IsClosed() {
-		return false
-	}
-	return planIsStale(err) || typesDisagree(err) && (!sure || c.outdated(desc, err))
-}
+var errArguments = errors.New("wrong number of arguments")
 
-// outdated reports whether a description that did fit this tenant can have been overtaken by a migration.
-func (c *call) outdated(desc *description, err error) bool {
-	var pgErr *pgconn.PgError
-	return asPgError(err, &pgErr) && pgErr.Code == codeProtocolViolation && len(desc.fields) > 0
+// mayRepeat reports whether a failed statement is to be described anew and sent again: the error is one that an outdated
+// description causes, and the server refused statement or parameters, so that nothing was executed. Inside a transaction
+// there is no second time: the error has ended it.
+func (r *Rows) mayRepeat(desc *description, sure bool, err error) bool {
+	return r.tx == nil && desc != nil && r.sent && !r.shipment.started && !r.lease.pg.IsClosed() &&
+		(planIsStale(err) || typesDisagree(err, sure))
 }
 
 // describe returns what is known of a statement, and whether that is sure to fit this tenant. What is not known is asked,
@@ -178,17 +163,14 @@ func (c *call) describe(q query, anew bool) (desc *description, sure bool, err e
 			return desc, sure, checkClass(desc.class, q.sql, c.tx != nil)
 		}
 	}
-	class := classify(q.sql)
-	if err := checkClass(class, q.sql, c.tx != nil); err != nil {
+	if err := checkClass(classify(q.sql), q.sql, c.tx != nil); err != nil {
 		return nil, false, err
 	}
-	sds, err := c.ask(q.sql)
+	descs, err := c.ask(q.sql)
 	if err != nil {
 		return nil, false, err
 	}
-	desc = newDescription(sds[0], class)
-	c.remember(q.sql, desc)
-	return desc, true, nil
+	return descs[0], true, nil
 }
 
 // known returns a description without asking. Another tenant's will do only outside a transaction, where finding it wrong
@@ -203,49 +185,41 @@ func (c *call) known(sql string) (desc *description, sure bool) {
 	return nil, false
 }
 
-func (c *call) remember(sql string, desc *description) {
-	c.scope.own.put(sql, desc)
-	if desc.universal() {
-		c.lease.e.shared.put(sql, desc)
-	}
-}
-
-// ask has the server describe statements, in one flight.
-func (c *call) ask(sqls ...string) ([]*pgconn.StatementDescription, error) {
-	f := c.newFlight()
-	for _, sql := range sqls {
-		f.p.SendPrepare("", sql, nil)
-	}
-	if err := f.depart(); err != nil {
-		f.abandon()
+// ask has the server describe statements, in one flight, and remembers what it says.
+func (c *call) ask(sqls ...string) ([]*description, error) {
+	var f flight
+	if err := c.begin(&f); err != nil {
 		return nil, err
 	}
-	sds := make([]*pgconn.StatementDescription, len(sqls))
-	for i := range sds {
-		if err := expect(f.p, &sds[i]); err != nil {
-			f.abandon()
-			return nil, err
+	descs, err := f.ask(sqls)
+	if err != nil {
+		return nil, err
+	}
+	for i, desc := range descs {
+		c.scope.own.put(sqls[i], desc)
+		if desc.universal() {
+			c.lease.e.shared.put(sqls[i], desc)
 		}
 	}
-	return sds, f.land()
+	return descs, nil
 }
 
-func (c *call) newFlight() *flight {
+// begin starts a flight for the call: with a scope, or inside the transaction that has it.
+func (c *call) begin(f *flight) error {
 	sc := c.scope
 	if c.tx != nil {
 		sc = nil
 	}
-	return newFlight(c.ctx, c.lease.session, sc, c.lease.e.pooled.Load())
+	return f.begin(c.ctx, c.lease.session, sc, c.lease.e.pooled.Load())
 }
 
 // encode writes the arguments into b and chooses the formats of the result.
 func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description) error {
 	var sd *pgconn.StatementDescription
 	if desc != nil {
-		if len(desc.params) != len(q.args) {
-			return fmt.Errorf("expected %d arguments, got %d", len(desc.params), len(q.args))
+		if sd = desc.sd; len(sd.ParamOIDs) != len(q.args) {
+			return fmt.Errorf("%w: expected %d, got %d", errArguments, len(sd.ParamOIDs), len(q.args))
 		}
-		sd = desc.statement("", q.sql)
 	}
 	if err := b.Build(c.lease.session.conn.TypeMap(), sd, q.args); err != nil {
 		return err
@@ -255,34 +229,30 @@ func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description) e
 		b.ResultFormats = append(b.ResultFormats[:0], q.formats...)
 	case q.byOID != nil && desc != nil:
 		b.ResultFormats = b.ResultFormats[:0]
-		for i := range desc.fields {
-			b.ResultFormats = append(b.ResultFormats, q.byOID[desc.fields[i].DataTypeOID])
+		for i := range sd.Fields {
+			b.ResultFormats = append(b.ResultFormats, q.byOID[sd.Fields[i].DataTypeOID])
 		}
 	}
 	return nil
 }
 
-// fly sends the encoded statement and reads up to the first row. On error the flight has landed.
-func (c *call) fly(q query, desc *description, sure bool) (*flight, *pgconn.ResultReader, error) {
-	f := c.newFlight()
-	sh := f.ship(statementKey{c.scope, q.sql}, desc, sure, false)
-	f.send(sh, &c.lease.args)
-	if err := f.depart(); err != nil {
-		f.abandon()
-		return nil, nil, err
+// fly sends the encoded statement and reads up to the first row. On error the flight is over.
+func (r *Rows) fly(q query, desc *description, sure bool) error {
+	r.flight, r.sent = flight{}, false
+	if err := r.begin(&r.flight); err != nil {
+		return err
 	}
-	rr, err := f.receive(sh)
-	if err != nil {
-		f.abandon()
-		return nil, nil, err
+	r.shipment = r.flight.ship(statementKey{r.scope, q.sql}, desc, sure, false)
+	r.flight.send(&r.shipment, &r.lease.args, q.usualFormats())
+	if err := r.flight.depart(); err != nil {
+		return err
+	}
+	r.sent = true
+	if err := r.flight.receive(&r.shipment); err != nil {
+		return err
 	}
 	if desc != nil && !sure {
-		c.scope.own.put(q.sql, &description{params: desc.params, fields: cloneFields(rr.FieldDescriptions()), class: desc.class})
+		r.scope.own.put(q.sql, desc.withColumns(r.shipment.fields))
 	}
-	return f, rr, nil
-}
-
-// cloneFields copies what pgconn will overwrite.
-func cloneFields(fields []pgconn.FieldDescription) []pgconn.FieldDescription {
-	return append([]pgconn.FieldDescription(nil), fields...)
+	return nil
 }

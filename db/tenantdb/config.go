@@ -187,7 +187,7 @@ func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 			return err
 		}
 	}
-	conn.PgConn().CustomData()[sessionKey] = newSession(conn, e.cfg.StatementCacheSize)
+	conn.PgConn().CustomData()[sessionKey] = newSession(conn, e.cfg.StatementCacheSize, &e.closing)
 	return nil
 }
 

@@ -15,31 +15,41 @@ const (
 	firstUserOID = 16384
 )
 
-// description is what the server said of a statement: the types of its parameters and of its columns. It is immutable.
+// description is what the server said of a statement: the types of its parameters and of its columns. It is immutable once
+// it is shared.
 type description struct {
-	params []uint32
-	fields []pgconn.FieldDescription
-	class  class
+	// sd is in the form in which pgx encodes arguments by it. Of its fields only the types are known.
+	sd    *pgconn.StatementDescription
+	class class
 }
 
-func newDescription(sd *pgconn.StatementDescription, c class) *description {
-	return &description{params: sd.ParamOIDs, fields: sd.Fields, class: c}
+// newDescription copies params, which the next message would overwrite.
+func newDescription(params []uint32, c class) *description {
+	return &description{sd: &pgconn.StatementDescription{ParamOIDs: append([]uint32(nil), params...)}, class: c}
 }
 
-// statement returns the description in the form that pgconn wants, under a name.
-func (d *description) statement(name, sql string) *pgconn.StatementDescription {
-	return &pgconn.StatementDescription{Name: name, SQL: sql, ParamOIDs: d.params, Fields: d.fields}
+func (d *description) addColumn(oid uint32) {
+	d.sd.Fields = append(d.sd.Fields, pgconn.FieldDescription{DataTypeOID: oid})
+}
+
+// withColumns returns the description with the columns that a result turned out to have.
+func (d *description) withColumns(fields []pgconn.FieldDescription) *description {
+	other := newDescription(d.sd.ParamOIDs, d.class)
+	for i := range fields {
+		other.addColumn(fields[i].DataTypeOID)
+	}
+	return other
 }
 
 // universal reports whether every type in the description is built in, so that it may be tried for another tenant.
 func (d *description) universal() bool {
-	for _, oid := range d.params {
+	for _, oid := range d.sd.ParamOIDs {
 		if oid >= firstUserOID {
 			return false
 		}
 	}
-	for i := range d.fields {
-		if d.fields[i].DataTypeOID >= firstUserOID {
+	for i := range d.sd.Fields {
+		if d.sd.Fields[i].DataTypeOID >= firstUserOID {
 			return false
 		}
 	}

@@ -50,34 +50,24 @@ func scopeError(s *scope, err error) error {
 }
 
 // planIsStale reports whether the server refused to start a statement because what was prepared under its name no longer
-// fits, or is not there. It looks at the routine too: the same codes are also raised by statements that are running.
+// fits, or is not there.
 func planIsStale(err error) bool {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return false
-	}
-	switch pgErr.Code {
-	case codeFeatureNotSupported:
-		return pgErr.Routine == "RevalidateCachedQuery"
-	case codeInvalidStatementName:
-		return pgErr.Where == ""
-	}
-	return false
+	return errors.As(err, &pgErr) && (pgErr.Code == codeFeatureNotSupported || pgErr.Code == codeInvalidStatementName)
 }
 
-// typesDisagree reports whether err is one that a description borrowed from another tenant can cause: the types it names are
-// not those of this tenant's columns.
-func typesDisagree(err error) bool {
+// typesDisagree reports whether err is one that a description of other types than this tenant's can cause. Where the
+// description was the tenant's own, a value that the server cannot read is the caller's fault and not the description's.
+func typesDisagree(err error, own bool) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
 		return false
 	}
 	switch pgErr.Code {
-	case codeUndefinedFunction, codeDatatypeMismatch, codeIndeterminateType, codeCannotCoerce, codeInvalidText,
-		codeInvalidBinary, codeProtocolViolation:
+	case codeUndefinedFunction, codeDatatypeMismatch, codeIndeterminateType, codeCannotCoerce, codeProtocolViolation:
 		return true
+	case codeInvalidText, codeInvalidBinary:
+		return !own
 	}
 	return false
 }
-
-func asPgError(err error, to **pgconn.PgError) bool { return errors.As(err, to) }

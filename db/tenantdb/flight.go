@@ -5,94 +5,84 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // flight is what is sent in one write and answered before one ReadyForQuery: names to close, the scope, statements. What is
 // asked for first is answered first, so the reading half mirrors the sending half.
 type flight struct {
-	s      *session
-	p      *pgconn.Pipeline
+	wire
 	pooled bool
 	// scope is nil inside a transaction, whose BEGIN has set it.
 	scope *scope
 
-	closes        int
-	preparesScope bool
+	closes      int
+	parsesScope bool
 	// naming are the statements that get their name in this flight.
-	naming map[statementKey]*pgconn.StatementDescription
+	naming map[statementKey]*statement
 }
 
-// newFlight starts a flight and sends what comes before its first statement.
-func newFlight(ctx context.Context, s *session, sc *scope, pooled bool) *flight {
-	f := &flight{s: s, p: s.pg.StartPipeline(ctx), scope: sc, pooled: pooled}
-	for _, name := range s.closing {
-		f.p.SendDeallocate(name)
+// begin starts a flight and sends what comes before its first statement.
+func (f *flight) begin(ctx context.Context, s *session, sc *scope, pooled bool) error {
+	f.scope, f.pooled = sc, pooled
+	if err := f.open(ctx, s); err != nil {
+		return err
 	}
-	f.closes = len(s.closing)
-	switch {
-	case sc == nil:
-	case pooled:
-		f.p.SendQueryParams(scopeSQL, sc.args, scopeParamOIDs, nil, nil)
-	default:
-		if f.preparesScope = !s.scopeReady; f.preparesScope {
-			f.p.SendPrepare(scopeName, scopeSQL, scopeParamOIDs)
-		}
-		f.p.SendQueryStatement(scopeDescription, sc.args, nil, nil)
+	for _, name := range s.unneeded {
+		s.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
 	}
-	return f
+	f.closes = len(s.unneeded)
+	if sc == nil {
+		return nil
+	}
+	name := scopeName
+	if pooled {
+		name = ""
+	}
+	if f.parsesScope = pooled || !s.scopeReady; f.parsesScope {
+		f.sendParse(name, scopeSQL, scopeParamOIDs)
+	}
+	f.sendBind(name, sc.args, nil, nil)
+	s.fe.SendExecute(executeAll)
+	return nil
 }
 
 // depart sends the flight and reads the answers to what comes before its first statement.
 func (f *flight) depart() error {
-	if err := f.p.Sync(); err != nil {
+	if err := f.sync(); err != nil {
 		return err
 	}
 	for range f.closes {
-		if err := expect[*pgconn.CloseComplete](f.p, nil); err != nil {
+		if _, err := expect[*pgproto3.CloseComplete](&f.wire); err != nil {
 			return err
 		}
 	}
-	f.s.closing = append(f.s.closing[:0], f.s.closing[f.closes:]...)
+	f.s.unneeded = append(f.s.unneeded[:0], f.s.unneeded[f.closes:]...)
 	if f.scope == nil {
 		return nil
 	}
-	if f.preparesScope {
-		if err := expect[*pgconn.StatementDescription](f.p, nil); err != nil {
-			return err
-		}
-		f.s.scopeReady = true
-	}
-	var rr *pgconn.ResultReader
-	err := expect(f.p, &rr)
-	if err == nil {
-		_, err = rr.Close()
-	}
-	if err != nil {
+	if err := f.readScope(); err != nil {
 		return scopeError(f.scope, err)
 	}
 	return nil
 }
 
-// land reads to the end of the flight. Only now has the server committed, or said why not.
-func (f *flight) land() error { return f.p.Close() }
-
-// abandon lands a flight that has failed already.
-func (f *flight) abandon() { _ = f.p.Close() } // the first error is the cause
-
-// expect reads the next answer, which must be a T, into to if that is not nil.
-func expect[T any](p *pgconn.Pipeline, to *T) error {
-	got, err := p.GetResults()
-	if err != nil {
+// readScope reads the scope's answers: it is set when its command is complete.
+func (f *flight) readScope() error {
+	if f.parsesScope {
+		if _, err := expect[*pgproto3.ParseComplete](&f.wire); err != nil {
+			return err
+		}
+		f.s.scopeReady = !f.pooled
+	}
+	if _, err := expect[*pgproto3.BindComplete](&f.wire); err != nil {
 		return err
 	}
-	t, ok := got.(T)
-	if !ok {
-		return unexpected(got)
+	if _, err := expect[*pgproto3.DataRow](&f.wire); err != nil {
+		return err
 	}
-	if to != nil {
-		*to = t
-	}
-	return nil
+	_, err := expect[*pgproto3.CommandComplete](&f.wire)
+	return err
 }
 
 // shipment is one statement on a flight.
@@ -100,11 +90,20 @@ type shipment struct {
 	key statementKey
 	// desc is nil for a statement that the server is to describe by itself.
 	desc *description
-	// named is what the statement is called on the connection; nil if it travels without a name.
-	named *pgconn.StatementDescription
+	// named is what the connection calls the statement; nil if it travels without a name.
+	named *statement
 	// naming says that it gets its name in this flight.
 	naming bool
+	// describes says that the server is asked for the columns of the result.
+	describes bool
+	// fields are the columns of the result, known before or told by the server.
+	fields []pgconn.FieldDescription
+	// started says that the server has accepted statement and parameters: until then nothing of it was executed.
+	started bool
 }
+
+// parses reports whether the statement's text is sent.
+func (sh *shipment) parses() bool { return sh.named == nil || sh.naming }
 
 // ship chooses how a statement travels. It has a name if the connection knows it, gets one when it comes again, and has none
 // the first time. Only a description that is sure to fit this tenant may be given a name: without one the server describes
@@ -119,52 +118,47 @@ func (f *flight) ship(key statementKey, desc *description, sure, repeated bool) 
 	}
 	st, seen := f.s.statements.get(key)
 	switch {
-	case seen && st.sd != nil:
-		sh.named = st.sd
+	case seen && st.name != "":
+		sh.named = st
 	case seen || repeated:
 		sh.naming = true
-		sh.named = desc.statement(f.s.newName(), key.sql)
+		sh.named = &statement{name: f.s.newName()}
 		if f.naming == nil {
-			f.naming = make(map[statementKey]*pgconn.StatementDescription)
+			f.naming = make(map[statementKey]*statement)
 		}
 		f.naming[key] = sh.named
 	}
 	return sh
 }
 
-// send queues a statement with its encoded parameters, which must stay as they are until its result is received.
-func (f *flight) send(sh shipment, args *pgx.ExtendedQueryBuilder) {
-	switch {
-	case sh.named != nil:
-		if sh.naming {
-			f.p.SendPrepare(sh.named.Name, sh.key.sql, sh.named.ParamOIDs)
-		}
-		f.p.SendQueryStatement(sh.named, args.ParamValues, args.ParamFormats, args.ResultFormats)
-	case sh.desc != nil:
-		f.p.SendQueryParams(sh.key.sql, args.ParamValues, sh.desc.params, args.ParamFormats, args.ResultFormats)
-	default:
-		f.p.SendQueryParams(sh.key.sql, args.ParamValues, nil, args.ParamFormats, args.ResultFormats)
+// send queues a statement with its encoded parameters.
+func (f *flight) send(sh *shipment, args *pgx.ExtendedQueryBuilder, usualFormats bool) {
+	name := ""
+	if sh.named != nil {
+		name = sh.named.name
 	}
+	if sh.parses() {
+		var oids []uint32
+		if sh.desc != nil {
+			oids = sh.desc.sd.ParamOIDs
+		}
+		f.sendParse(name, sh.key.sql, oids)
+	}
+	f.sendBind(name, args.ParamValues, args.ParamFormats, args.ResultFormats)
+	if sh.describes = sh.parses() || !usualFormats || len(sh.named.fields) == 0; sh.describes {
+		f.s.fe.SendDescribe(describePortal)
+	} else {
+		sh.fields = sh.named.fields
+	}
+	f.s.fe.SendExecute(executeAll)
 }
 
-// receive reads the answer up to the first row, and notes what the connection knows of the statement now.
-func (f *flight) receive(sh shipment) (*pgconn.ResultReader, error) {
-	if sh.naming {
-		var fresh *pgconn.StatementDescription
-		if err := expect(f.p, &fresh); err != nil {
-			// The server may know the name or not; closing one that it does not know is no error.
-			f.s.closing = append(f.s.closing, sh.named.Name)
-			return nil, err
-		}
-		// The result that follows is read by these fields: they are as new as the statement.
-		sh.named.Fields = fresh.Fields
-		f.s.statements.put(sh.key, &statement{sd: sh.named})
-	}
-	var rr *pgconn.ResultReader
-	err := expect(f.p, &rr)
+// receive reads the answers up to the first row, and notes what the connection knows of the statement now.
+func (f *flight) receive(sh *shipment) error {
+	err := f.receiveHead(sh)
 	switch {
 	case err != nil:
-		if sh.named != nil && planIsStale(err) {
+		if sh.named != nil && !sh.started && planIsStale(err) {
 			f.s.statements.remove(sh.key)
 		}
 	case sh.named == nil && sh.desc != nil && !f.pooled:
@@ -172,5 +166,87 @@ func (f *flight) receive(sh shipment) (*pgconn.ResultReader, error) {
 			f.s.statements.put(sh.key, &statement{})
 		}
 	}
-	return rr, err
+	return err
+}
+
+func (f *flight) receiveHead(sh *shipment) error {
+	if sh.parses() {
+		_, err := expect[*pgproto3.ParseComplete](&f.wire)
+		switch {
+		case err != nil && sh.naming: // the server may know the name or not; closing one that it does not know is no error
+			f.s.unneeded = append(f.s.unneeded, sh.named.name)
+			return err
+		case err != nil:
+			return err
+		case sh.naming:
+			f.s.statements.put(sh.key, sh.named)
+		}
+	}
+	if _, err := expect[*pgproto3.BindComplete](&f.wire); err != nil {
+		return err
+	}
+	sh.started = true
+	if !sh.describes {
+		return nil
+	}
+	msg, err := f.next()
+	if err != nil {
+		return err
+	}
+	switch msg := msg.(type) {
+	case *pgproto3.RowDescription:
+		sh.fields = fieldsOf(msg)
+		if sh.naming {
+			sh.named.fields = f.usual(sh.fields)
+		}
+	case *pgproto3.NoData:
+	default:
+		return f.unexpected(msg)
+	}
+	return nil
+}
+
+// usual returns the fields in the formats that are asked for unless the caller says otherwise.
+func (f *flight) usual(fields []pgconn.FieldDescription) []pgconn.FieldDescription {
+	usual := append([]pgconn.FieldDescription(nil), fields...)
+	for i := range usual {
+		usual[i].Format = f.s.conn.TypeMap().FormatCodeForOID(usual[i].DataTypeOID)
+	}
+	return usual
+}
+
+// ask has the server describe statements in a flight of their own.
+func (f *flight) ask(sqls []string) ([]*description, error) {
+	for _, sql := range sqls {
+		f.sendParse("", sql, nil)
+		f.s.fe.SendDescribe(&pgproto3.Describe{ObjectType: 'S'})
+	}
+	if err := f.depart(); err != nil {
+		return nil, err
+	}
+	descs := make([]*description, len(sqls))
+	for i := range descs {
+		if _, err := expect[*pgproto3.ParseComplete](&f.wire); err != nil {
+			return nil, err
+		}
+		params, err := expect[*pgproto3.ParameterDescription](&f.wire)
+		if err != nil {
+			return nil, err
+		}
+		descs[i] = newDescription(params.ParameterOIDs, classify(sqls[i]))
+		msg, err := f.next()
+		if err != nil {
+			return nil, err
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.RowDescription:
+			for _, field := range msg.Fields {
+				descs[i].addColumn(field.DataTypeOID)
+			}
+		case *pgproto3.NoData:
+		default:
+			return nil, f.unexpected(msg)
+		}
+	}
+	return descs, f.land()
 }

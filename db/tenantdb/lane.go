@@ -22,6 +22,9 @@ func (e *engine) acquire(ctx context.Context) (*lease, error) {
 	if e.closed.Load() {
 		return nil, ErrClosed
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("context already done: %w", err)
+	}
 	if err := e.takeSlot(ctx); err != nil {
 		return nil, err
 	}
@@ -64,7 +67,7 @@ func (e *engine) takeSlot(ctx context.Context) error {
 // transaction, and no cancel can still be under way to it. Otherwise it is closed.
 func (l *lease) release(ctx context.Context) {
 	l.once.Do(func() {
-		if ctx.Err() == nil && !l.pg.IsClosed() && !l.pg.IsBusy() && l.pg.TxStatus() == txIdle {
+		if ctx.Err() == nil && l.idle() {
 			l.conn.Release()
 		} else {
 			l.destroy()

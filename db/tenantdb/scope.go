@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
@@ -18,21 +17,7 @@ const (
 	scopeName = "lh_scope"
 )
 
-var (
-	scopeParamOIDs = []uint32{pgtype.TextOID, regnamespaceOID, pgtype.TextOID}
-
-	// scopeDescription is what the server would say of scopeSQL; knowing it saves asking.
-	scopeDescription = &pgconn.StatementDescription{
-		Name:      scopeName,
-		SQL:       scopeSQL,
-		ParamOIDs: scopeParamOIDs,
-		Fields: []pgconn.FieldDescription{
-			{Name: "set_config", DataTypeOID: pgtype.TextOID},
-			{Name: "regnamespace", DataTypeOID: regnamespaceOID},
-			{Name: "set_config", DataTypeOID: pgtype.TextOID},
-		},
-	}
-)
+var scopeParamOIDs = []uint32{pgtype.TextOID, regnamespaceOID, pgtype.TextOID}
 
 const regnamespaceOID = 4089
 

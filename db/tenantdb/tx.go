@@ -96,6 +96,9 @@ func (tx *Tx) usable(ctx context.Context) error {
 	if !tx.open() {
 		return pgx.ErrTxClosed
 	}
+	if tx.lease.flying {
+		return errConnBusy
+	}
 	if t, err := tenant.FromContext(ctx); err == nil && t.ID != tx.scope.tenant.ID {
 		return fmt.Errorf("%w: %s and %s", tenant.ErrMismatch, t.Slug, tx.scope.tenant.Slug)
 	}
@@ -115,7 +118,8 @@ func (tx *Tx) Begin(ctx context.Context) (pgx.Tx, error) {
 	return &Tx{transaction: tx.transaction, inner: inner, outer: tx}, nil
 }
 
-// Commit commits the transaction or releases the savepoint. The error of a deferred constraint comes out here.
+// Commit commits the transaction or releases the savepoint. The error of a deferred constraint comes out here. All rows must
+// be closed by then; if not, the transaction is rolled back by closing its connection, and Commit returns an error.
 func (tx *Tx) Commit(ctx context.Context) error { return tx.finish(ctx, tx.inner.Commit) }
 
 // Rollback undoes the transaction, or what happened since the savepoint. After Commit it does nothing but return
@@ -131,8 +135,14 @@ func (tx *Tx) finish(ctx context.Context, how func(context.Context) error) error
 	if tx.outer == nil {
 		defer tx.lease.release(ctx)
 	}
-	if !open {
+	switch {
+	case !open:
 		return pgx.ErrTxClosed
+	case tx.lease.flying: // what is still to be read would be taken for the answer
+		if tx.outer == nil {
+			tx.lease.abort()
+		}
+		return errConnBusy
 	}
 	return how(ctx)
 }

@@ -268,4 +268,37 @@ func TestTransactionModesAndEnds(t *testing.T) {
 	}
 }
 
+func TestATransactionWithOpenRowsIsBusy(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	ctx := f.ctx(t, 0)
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := tx.Query(ctx, "SELECT generate_series(1, 100000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(ctx, "SELECT 1"); err == nil {
+		t.Error("a second statement was sent while rows are open")
+	}
+	if _, err := tx.Begin(ctx); err == nil {
+		t.Error("a savepoint was sent while rows are open")
+	}
+	if !rows.Next() {
+		t.Fatal(rows.Err())
+	}
+	if err := tx.Commit(ctx); err == nil {
+		t.Error("a transaction was committed while its rows are open")
+	}
+	rows.Close()
+	if rows.Err() == nil {
+		t.Error("the rows of a transaction that is gone ended well")
+	}
+	mustOwn(t, f.ctx(t, 1), db, f.tenants[1])
+	wantBare(t, f, db)
+}
+
 func second[T any](_ T, err error) error { return err }
