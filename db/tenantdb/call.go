@@ -144,11 +144,10 @@ func (r *Rows) start(sql string, args []any) error {
 
 var errArguments = errors.New("wrong number of arguments")
 
-// mayRepeat reports whether a failed statement is to be described anew and sent again: the error is one that an outdated
-// description causes, and the server refused statement or parameters, so that nothing was executed. Inside a transaction
-// there is no second time: the error has ended it.
+// mayRepeat reports whether a statement that fly could not start is to be described anew and sent again: the error is one that
+// an outdated description causes. Inside a transaction there is no second time: the error has ended it.
 func (r *Rows) mayRepeat(desc *description, sure bool, err error) bool {
-	return r.tx == nil && desc != nil && r.sent && !r.shipment.started && !r.lease.pg.IsClosed() &&
+	return r.tx == nil && desc != nil && r.sent && !r.lease.pg.IsClosed() &&
 		(planIsStale(err) || typesDisagree(err, sure))
 }
 
@@ -236,7 +235,8 @@ func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description) e
 	return nil
 }
 
-// fly sends the encoded statement and reads up to the first row. On error the flight is over.
+// fly sends the encoded statement and reads what comes before the first row. On error the flight is over, and nothing of the
+// statement was executed.
 func (r *Rows) fly(q query, desc *description, sure bool) error {
 	r.flight, r.sent = flight{}, false
 	if err := r.begin(&r.flight); err != nil {

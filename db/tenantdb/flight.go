@@ -98,8 +98,6 @@ type shipment struct {
 	describes bool
 	// fields are the columns of the result, known before or told by the server.
 	fields []pgconn.FieldDescription
-	// started says that the server has accepted statement and parameters: until then nothing of it was executed.
-	started bool
 }
 
 // parses reports whether the statement's text is sent.
@@ -153,12 +151,13 @@ func (f *flight) send(sh *shipment, args *pgx.ExtendedQueryBuilder, usualFormats
 	f.s.fe.SendExecute(executeAll)
 }
 
-// receive reads the answers up to the first row, and notes what the connection knows of the statement now.
+// receive reads the answers that come before the statement is executed, and notes what the connection knows of it now. An
+// error means that nothing of it was executed.
 func (f *flight) receive(sh *shipment) error {
 	err := f.receiveHead(sh)
 	switch {
 	case err != nil:
-		if sh.named != nil && !sh.started && planIsStale(err) {
+		if sh.named != nil && planIsStale(err) {
 			f.s.statements.remove(sh.key)
 		}
 	case sh.named == nil && sh.desc != nil && !f.pooled:
@@ -185,7 +184,6 @@ func (f *flight) receiveHead(sh *shipment) error {
 	if _, err := expect[*pgproto3.BindComplete](&f.wire); err != nil {
 		return err
 	}
-	sh.started = true
 	if !sh.describes {
 		return nil
 	}

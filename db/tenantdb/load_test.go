@@ -155,6 +155,8 @@ func randomCall(ctx context.Context, rng *rand.Rand, db *tenantdb.DB, tn *tenant
 		var b pgx.Batch
 		var err error
 		b.Queue("SELECT pg_sleep(0.0005)")
+		b.Queue("UPDATE items SET qty = $1 WHERE id = $2", 1, id) // twice, so that it is worth a name
+		b.Queue("UPDATE items SET qty = $1 WHERE id = $2", 2, id)
 		b.Queue("SELECT owner FROM items WHERE id = $1", id).QueryRow(func(row pgx.Row) error {
 			var owner string
 			if err := row.Scan(&owner); err != nil {

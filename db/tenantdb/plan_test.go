@@ -40,6 +40,14 @@ func TestTenantLocalEnumsOnOneConnection(t *testing.T) {
 			}
 			_, err := db.Exec(f.ctx(t, i), "UPDATE items SET mood = $2 WHERE id = $1", 3, "only-nobody")
 			wantCode(t, err, "22P02")
+			var b pgx.Batch
+			for range 2 {
+				b.Queue("UPDATE items SET mood = $1 WHERE id = 4", "only-"+string(f.tenants[i].Slug))
+				b.Queue("SELECT mood FROM items WHERE mood = $1", "only-"+string(f.tenants[i].Slug))
+			}
+			if err := db.SendBatch(f.ctx(t, i), &b).Close(); err != nil {
+				t.Fatalf("%s, in a batch: %v", f.tenants[i].Slug, err)
+			}
 		}
 	}
 }
@@ -173,6 +181,30 @@ func TestAStalePlanInATransactionIsReportedOnceAndForgotten(t *testing.T) {
 	for range 3 {
 		if err := db.InTx(ctx, read); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// An error that looks as if a plan were out of date, but comes from a statement that was running: what it did that no
+// rollback undoes must not be done twice.
+func TestAStatementThatStartedIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	f.admin(t, 0, `CREATE SEQUENCE runs;
+		GRANT ALL ON SEQUENCE runs TO `+f.tenants[0].Placement.Role+`;
+		CREATE FUNCTION fail(code text) RETURNS int LANGUAGE plpgsql AS $$
+		BEGIN PERFORM nextval('runs'); RAISE EXCEPTION USING ERRCODE = code; END $$`)
+	runs := int64(0)
+	for range 3 {
+		for _, code := range []string{"0A000", "26000", "42804", "42883", "22P02", "08P01"} {
+			_, err := db.Exec(f.ctx(t, 0), "SELECT fail($1)", code)
+			wantCode(t, err, code)
+			runs++
+			var got int64
+			if err := db.QueryRow(f.ctx(t, 0), "SELECT last_value FROM runs").Scan(&got); err != nil || got != runs {
+				t.Fatalf("%s: it ran %d times, %v; want %d", code, got, err, runs)
+			}
 		}
 	}
 }

@@ -211,7 +211,11 @@ func TestAMissingSchemaFailsTheCallAndNothingElse(t *testing.T) {
 func TestAPlacementThatIsNotOneNameIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
-	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	var w wire
+	cc := f.connConfig(t)
+	w.watch(cc)
+	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
+	before := w.bytes.Load()
 	for _, schema := range []string{"", "a, b", "a,public", `a"b`, "A", "pg_catalog", "a'; DROP TABLE items; --"} {
 		bad := *f.tenants[0]
 		bad.ID[15]++
@@ -220,7 +224,25 @@ func TestAPlacementThatIsNotOneNameIsRefused(t *testing.T) {
 			t.Errorf("schema %q was accepted", schema)
 		}
 	}
+	if sent := w.bytes.Load() - before; sent != 0 {
+		t.Errorf("%d bytes were sent", sent)
+	}
 	mustOwn(t, f.ctx(t, 0), db, f.tenants[0])
+}
+
+func TestATenantThatMovedIsFollowed(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	for range 3 {
+		mustOwn(t, f.ctx(t, 0), db, f.tenants[0])
+	}
+	moved := *f.tenants[0]
+	moved.Placement = f.tenants[1].Placement
+	moved.Generation++
+	for range 3 {
+		mustOwn(t, tenant.NewContext(t.Context(), &moved), db, f.tenants[1])
+	}
 }
 
 // THREATS 29.

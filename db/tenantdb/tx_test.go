@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -265,6 +266,33 @@ func TestTransactionModesAndEnds(t *testing.T) {
 	}
 	if n := db.Stat().InUse; n != 0 {
 		t.Errorf("%d connections are still leased", n)
+	}
+}
+
+// A call that is cancelled takes the transaction with it, also when the transaction's own context lives on.
+func TestACancelledCallEndsItsTransaction(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	for range 5 {
+		ctx := f.ctx(t, 0)
+		tx, err := db.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(ctx, 2*time.Millisecond)
+		_, err = tx.Exec(short, "SELECT pg_sleep(10)")
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v, want DeadlineExceeded", err)
+		}
+		if err := checkOwner(ctx, tx, f.tenants[0], 1); err == nil {
+			t.Error("the transaction still answers")
+		}
+		if err := tx.Commit(ctx); err == nil {
+			t.Error("the transaction was committed")
+		}
+		mustOwn(t, f.ctx(t, 1), db, f.tenants[1])
 	}
 }
 

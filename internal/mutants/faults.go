@@ -1,0 +1,54 @@
+package main
+
+// mutants are the faults, each a mistake that somebody has made in a library like this one, or might make in this one.
+var mutants = []mutant{
+	// The scope.
+	{"the path is set for the session", "scope.go", "set_config('search_path', $1, true)", "set_config('search_path', $1, false)"},
+	{"the role is set for the session", "scope.go", "set_config('role', $3, true)\"", "set_config('role', $3, false)\""},
+	{"a transaction's path is set for the session", "scope.go", "'%s', true), '%s'::pg_catalog.regnamespace", "'%s', false), '%s'::pg_catalog.regnamespace"},
+	{"a transaction's role is set for the session", "scope.go", "set_config('role', '%s', true)\", path", "set_config('role', '%s', false)\", path"},
+	{"a missing schema is not noticed", "scope.go", "[]byte(path), []byte(schema),", "[]byte(path), []byte(\"pg_catalog\"),"},
+	{"no role is taken", "scope.go", "set_config('role', $3, true)\"", "set_config('leasehold.role', $3, true)\""},
+	{"temporary tables come first", "scope.go", `path += ", pg_temp"`, `path = "pg_temp, " + path`},
+	{"temporary tables are implicit", "scope.go", `path += ", pg_temp"`, ``},
+	{"public is on the path", "scope.go", `path += ", pg_temp"`, `path += ", public, pg_temp"`},
+	{"names are not checked", "scope.go", "if err := t.Placement.Validate(); err != nil {", "if err := t.Placement.Validate(); err != nil && false {"},
+	{"a scope is kept when its tenant moves", "scope.go", "s.tenant == t || s.tenant.Placement == t.Placement", "s.tenant.ID == t.ID"},
+	{"the scope comes after the query", "flight.go", "	f.sendBind(name, sc.args, nil, nil)\n	s.fe.SendExecute(executeAll)\n	return nil", "	return nil"},
+	{"the scope's error is not read", "flight.go", "	if err := f.readScope(); err != nil {", "	if err := f.readScope(); err != nil && f.over && false {"},
+	{"the scope is left out in one flight of many", "flight.go", "	if sc == nil {\n		return nil\n	}\n	name := scopeName", "	if sc == nil || s.names == 3 {\n		f.scope = nil\n		return nil\n	}\n	name := scopeName"},
+
+	// Whose call it is.
+	{"the last tenant stays when there is none", "db.go", "	case h.bound == nil && err != nil:\n		return nil, err", "	case h.bound == nil && err != nil:\n		for s := range h.e.scopes.Values() {\n			return s, nil\n		}\n		return nil, err"},
+	{"a bound handle takes any context", "db.go", "t.ID != h.bound.ID:", "t.ID != h.bound.ID && false:"},
+	{"a transaction takes any context", "tx.go", "t.ID != tx.scope.tenant.ID", "t.ID != tx.scope.tenant.ID && false"},
+
+	// Statements and their types.
+	{"statements are keyed by SQL alone", "call.go", "statementKey{r.scope, q.sql}", "statementKey{nil, q.sql}"},
+	{"a batch's statements are keyed by SQL alone", "batch.go", "statementKey{r.scope, q.sql}", "statementKey{nil, q.sql}"},
+	{"a tenant's own types are shared", "call.go", "if desc.universal() {", "if true {"},
+	{"another tenant's description is tried in a transaction", "call.go", "	if c.tx == nil {\n		return c.lease.e.shared", "	if true {\n		return c.lease.e.shared"},
+	{"a borrowed description counts as sure", "call.go", "return c.lease.e.shared.get(sql), false", "return c.lease.e.shared.get(sql), true"},
+	{"parameter types are left to the server", "flight.go", "oids = sh.desc.sd.ParamOIDs", "oids = nil"},
+	{"columns are remembered from an older description", "flight.go", "			sh.named.fields = f.usual(sh.fields)", "			sh.named.fields = f.usual(sh.desc.sd.Fields)"},
+	{"a stale plan is kept", "flight.go", "			f.s.statements.remove(sh.key)", ""},
+	{"a statement is sent again in a transaction", "call.go", "return r.tx == nil && desc != nil", "return desc != nil"},
+	{"names are used again", "session.go", "	s.names++\n", "	s.names = s.names%2 + 1\n"},
+	{"names are never closed", "session.go", "			s.unneeded = append(s.unneeded, st.name)", ""},
+	{"names are used through a pooler", "flight.go", "	if f.pooled || desc == nil || !sure {", "	if desc == nil || !sure {"},
+	{"the scope has a name through a pooler", "flight.go", "	if pooled {\n		name = \"\"\n	}", ""},
+
+	// The end of a call.
+	{"the error of the commit is dropped", "rows.go", "	if err := r.flight.land(); r.err == nil {\n		r.err = err\n	}", "	_ = r.flight.land()"},
+	{"the error of a batch's commit is dropped", "batch.go", "		if err := r.flight.land(); r.err == nil {\n			r.err = err\n		}", "		_ = r.flight.land()"},
+	{"a connection is given back before its rows are read", "call.go", "	handedOver = true\n	if err != nil {\n		return nil, r.end(", "	handedOver = true\n	if r.tx == nil {\n		r.lease.release(r.ctx)\n	}\n	if err != nil {\n		return nil, r.end("},
+	{"a transaction's connection is given back at a savepoint", "tx.go", "	if tx.outer == nil {\n		defer tx.lease.release(ctx)\n	}", "	defer tx.lease.release(ctx)"},
+	{"a broken flight's connection is used again", "wire.go", "	w.s.abort()\n", ""},
+	{"statements that end the scope are let through", "guard.go", "	case c == refused:", "	case c == refused && false:"},
+	{"an argument's panic keeps the connection", "call.go", "if !*handedOver && c.tx == nil {", "if !*handedOver && c.tx == nil && false {"},
+	{"a callback's panic keeps the connection", "batch.go", "	defer func() { err = r.finish() }() // also when a callback panics\n	for r.err == nil && r.next < len(r.shipments) {\n		r.runNext()\n	}\n	return nil", "	for r.err == nil && r.next < len(r.shipments) {\n		r.runNext()\n	}\n	return r.finish()"},
+
+	// The login.
+	{"a login with rights is accepted", "config.go", "	case mighty:", "	case mighty && false:"},
+	{"the base path is left as it is", "config.go", "		if _, err := conn.Exec(ctx, \"SELECT pg_catalog.set_config('search_path', '', false)\"); err != nil {\n			return err\n		}", ""},
+}
