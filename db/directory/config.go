@@ -20,8 +20,7 @@ type Config struct {
 	// own the database. It is copied. Required.
 	ConnConfig *pgx.ConnConfig
 	// SecretKey is what the passwords of runtime logins are derived from: at least 16 random bytes, the same in every
-	// process. With another key the passwords change, which locks out the processes that still use the old one. Required by
-	// Open.
+	// process. Required by Directory.RuntimeConn and Directory.Create.
 	SecretKey []byte
 	// Migrator migrates the schema of each new tenant. Required by Directory.Create.
 	Migrator *migrate.Migrator

@@ -24,7 +24,8 @@ const (
 
 // Create makes a new tenant and returns it, active: its schema and role are there and all migrations of Config.Migrator are
 // applied. The error is a *ValidationError if n is not acceptable, and ErrSlugTaken if the name belongs to somebody or is just
-// being created. Whatever the error, no active tenant is left and, if the database can be reached, nothing else.
+// being created. Whatever the error, no active tenant is left and, if the database can be reached, no schema and no role: only
+// the record of what failed, and its events.
 //
 // At most Config.MaxCreates calls work at once; others wait, as long as ctx allows.
 func (d *Directory) Create(ctx context.Context, n NewTenant) (*tenant.Tenant, error) {
@@ -45,6 +46,9 @@ func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	var none controlsql.Tenant
 	if d.cfg.Migrator == nil {
 		return none, errors.New("directory: Config.Migrator is missing")
+	}
+	if err := d.cfg.validateSecretKey(); err != nil {
+		return none, err
 	}
 	// Most names that are refused are refused here, at the price of one read.
 	if holder, err := d.queries.GetLivingTenant(ctx, slug); err == nil && holder.Status != tenant.Provisioning {

@@ -33,7 +33,7 @@ type Directory struct {
 // Open opens the registry and begins to listen for changes of tenants. The error is ErrNotMigrated if Migrate has to run
 // first. The Directory outlives ctx; Close it.
 func Open(ctx context.Context, cfg Config) (*Directory, error) {
-	if err := errors.Join(cfg.validate(), cfg.validateSecretKey()); err != nil {
+	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()

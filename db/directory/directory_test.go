@@ -206,8 +206,6 @@ func TestOpenRefusesABadConfig(t *testing.T) {
 	url := registryURL(t)
 	for name, change := range map[string]func(*Config){
 		"no connection": func(c *Config) { c.ConnConfig = nil },
-		"no key":        func(c *Config) { c.SecretKey = nil },
-		"short key":     func(c *Config) { c.SecretKey = testKey[:15] },
 		"negative size": func(c *Config) { c.CacheSize = -1 },
 		"negative time": func(c *Config) { c.Grace = -1 },
 	} {
@@ -222,6 +220,17 @@ func TestOpenRefusesABadConfig(t *testing.T) {
 	cfg.Migrator = nil
 	if _, err := openDirectory(t, cfg).Create(t.Context(), company("acme")); err == nil {
 		t.Error("Create without a Migrator succeeded")
+	}
+	for _, key := range [][]byte{nil, testKey[:15]} {
+		cfg := configOf(t, url)
+		cfg.SecretKey = key
+		d := openDirectory(t, cfg)
+		if _, err := d.Create(t.Context(), company("acme")); err == nil {
+			t.Errorf("Create with a key of %d bytes succeeded", len(key))
+		}
+		if _, err := d.RuntimeConn(t.Context()); err == nil {
+			t.Errorf("RuntimeConn with a key of %d bytes succeeded", len(key))
+		}
 	}
 }
 

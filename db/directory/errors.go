@@ -11,10 +11,13 @@ import (
 
 // Sentinel errors; compare with errors.Is. A tenant that does not exist is tenant.ErrNotFound.
 var (
-	// ErrNotMigrated reports a registry that is missing, or older than this program.
+	// ErrNotMigrated reports a registry that is missing, or older than this program: call Migrate.
 	ErrNotMigrated = errors.New("the registry is not up to date")
 	// ErrSlugTaken reports a subdomain that belongs to another tenant, or to one that is just being created.
 	ErrSlugTaken = errors.New("the subdomain is taken")
+	// ErrSecretKey reports that the runtime login does not take the password that is derived from Config.SecretKey: other
+	// processes have another key, or had one.
+	ErrSecretKey = errors.New("the secret key is not the one that the runtime login's password was made with")
 	// ErrRuntimeLogin reports that the runtime login exists but cannot be used as it is, and cannot be set right from here.
 	ErrRuntimeLogin = errors.New("the runtime login is unfit")
 )

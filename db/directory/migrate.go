@@ -60,15 +60,16 @@ func checkMigrated(ctx context.Context, cfg Config) error {
 		return err
 	}
 	statuses, err := m.Status(ctx, []migrate.Target{registryTarget(cfg)})
-	const hint = `run "leasehold migrate control", or call directory.Migrate`
 	switch {
 	case errors.Is(err, migrate.ErrSchemaMissing):
-		return fmt.Errorf("%w: the schema %q does not exist; %s", ErrNotMigrated, schemaName, hint)
+		return fmt.Errorf("%w: the schema %q does not exist", ErrNotMigrated, schemaName)
+	case len(statuses) == 1 && statuses[0].Err != nil: // which err only counts
+		return fmt.Errorf("directory: %w", statuses[0].Err)
 	case err != nil:
 		return fmt.Errorf("directory: %w", err)
 	}
 	if n := len(statuses[0].Pending); n > 0 {
-		return fmt.Errorf("%w: %d migrations are pending; %s", ErrNotMigrated, n, hint)
+		return fmt.Errorf("%w: %d migrations are pending", ErrNotMigrated, n)
 	}
 	return nil
 }

@@ -26,9 +26,13 @@ type runtimeLogin struct {
 // the connection works has been tried.
 //
 // The login's name holds part of the installation's id, because logins belong to the whole server. Its password is derived
-// from Config.SecretKey and is set again if the server does not take it. The error is ErrRuntimeLogin if a login of that name
+// from Config.SecretKey. The error is ErrSecretKey if the login was given its password by a process with another key: setting
+// it anew would lock that process out, so that is left to SetRuntimePassword. It is ErrRuntimeLogin if a login of that name
 // has powers that only a superuser could take from it, or cannot be connected as.
 func (d *Directory) RuntimeConn(ctx context.Context) (*pgx.ConnConfig, error) {
+	if err := d.cfg.validateSecretKey(); err != nil {
+		return nil, err
+	}
 	name, err := d.ensureRuntimeLogin(ctx, true)
 	if err != nil {
 		return nil, err
@@ -36,22 +40,29 @@ func (d *Directory) RuntimeConn(ctx context.Context) (*pgx.ConnConfig, error) {
 	cc := d.cfg.ConnConfig.Copy()
 	cc.User, cc.Password = name, runtimePassword(d.cfg.SecretKey, name)
 	err = tryConnect(ctx, cc)
-	if state := sqlState(err); state == codeInvalidPassword || state == codeInvalidAuthorization {
-		d.cfg.Logger.WarnContext(ctx, "the runtime login does not take the password derived from the secret key; setting it", "login", name)
-		if err := d.setRuntimePassword(ctx, name); err != nil {
-			return nil, err
-		}
-		err = tryConnect(ctx, cc)
-	}
 	switch sqlState(err) {
-	case "":
-	case codeInvalidPassword, codeInvalidAuthorization:
+	case codeInvalidPassword:
+		return nil, fmt.Errorf("%w (login %q)", ErrSecretKey, name)
+	case codeInvalidAuthorization:
 		return nil, fmt.Errorf("%w: the server does not let %q connect; see its pg_hba.conf: %w", ErrRuntimeLogin, name, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("directory: connect as %q: %w", name, err)
 	}
 	return cc, nil
+}
+
+// SetRuntimePassword makes Config.SecretKey the one that counts. Processes that run with another key keep the connections
+// that they have and get no new ones, until they are started again with this key.
+func (d *Directory) SetRuntimePassword(ctx context.Context) error {
+	if err := d.cfg.validateSecretKey(); err != nil {
+		return err
+	}
+	name, err := d.ensureRuntimeLogin(ctx, true)
+	if err != nil {
+		return err
+	}
+	return d.setRuntimePassword(ctx, name)
 }
 
 func tryConnect(ctx context.Context, cc *pgx.ConnConfig) error {
@@ -129,11 +140,9 @@ func (d *Directory) makeFit(ctx context.Context, name string) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf(command, role)); err != nil {
 			return err
 		}
-		// FROM CURRENT, because SET search_path = '' means a schema whose name is empty.
-		if err := q.ClearPath(ctx); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, "ALTER ROLE "+role+" SET search_path FROM CURRENT"); err != nil {
+		// What this means is a schema whose name is empty, which there cannot be. The other way to have no path, FROM CURRENT,
+		// is dumped by pg_dumpall as a statement that does not parse, which stops pg_upgrade.
+		if _, err := tx.Exec(ctx, "ALTER ROLE "+role+" SET search_path = ''"); err != nil {
 			return err
 		}
 		if !login.MayConnect {

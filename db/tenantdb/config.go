@@ -89,9 +89,10 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Open connects as the runtime login and checks that the login is fit for the task: it must not be a superuser, bypass row
-// security, or inherit the rights of the roles that it is a member of, and its base search_path must be empty. The returned
-// DB is safe for concurrent use; Close it.
+// Open connects as the runtime login and checks that the login is fit for the task: it must have no power over the server
+// (superuser, BYPASSRLS, REPLICATION, CREATEROLE, CREATEDB), own nothing and have been granted nothing in the database, and not
+// inherit the rights of the roles that it is a member of. Behind a pooler its own search_path must be empty; on a direct
+// connection it is emptied. The returned DB is safe for concurrent use; Close it.
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -153,7 +154,7 @@ func (e *engine) newPool() (*pgxpool.Pool, error) {
 
 // sessionSQL asks what has to be true of every connection.
 const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path') IN ('', '""'), r.rolname,
-	r.rolsuper OR r.rolbypassrls OR r.rolcreaterole, r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
+	r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication, r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
 	FROM pg_catalog.pg_roles r WHERE r.rolname = session_user`
 
 // prepareSession runs once for each new connection: it empties the base path, checks the login and finds out about poolers.
@@ -167,8 +168,8 @@ func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	}
 	switch {
 	case mighty:
-		return fmt.Errorf("tenantdb: the login %q is a superuser, bypasses row security or creates roles, so nothing would hold a statement "+
-			"that left its tenant; use a runtime login without rights", login)
+		return fmt.Errorf("tenantdb: the login %q is a superuser, bypasses row security, replicates, or creates roles or databases: nothing "+
+			"would hold a statement that left its tenant; use a login without rights", login)
 	case inherits:
 		return fmt.Errorf("tenantdb: the login %q inherits the rights of every tenant role; run: ALTER ROLE %s NOINHERIT",
 			login, pgx.Identifier{login}.Sanitize())
@@ -207,13 +208,19 @@ func (e *engine) checkLogin(ctx context.Context) error {
 	if version < 150000 {
 		return fmt.Errorf("tenantdb: PostgreSQL 15 or newer is required; the server says %d", version)
 	}
+	var owns bool
+	if err := conn.QueryRow(ctx, ownRightsSQL, pgx.QueryExecModeExec).Scan(&owns); err != nil {
+		return fmt.Errorf("tenantdb: %w", err)
+	}
+	if owns {
+		return errors.New("tenantdb: the login owns something in this database or was granted rights there, so a statement that " +
+			"left its tenant could still read it; REVOKE them, and grant to the tenants' roles instead")
+	}
 	if version < 160000 {
 		return nil
 	}
 	var inherits bool
-	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid = m.member
-		WHERE r.rolname = session_user AND m.inherit_option)`, pgx.QueryExecModeExec).Scan(&inherits)
-	if err != nil {
+	if err := conn.QueryRow(ctx, inheritsSQL, pgx.QueryExecModeExec).Scan(&inherits); err != nil {
 		return fmt.Errorf("tenantdb: %w", err)
 	}
 	if inherits {
@@ -221,3 +228,13 @@ func (e *engine) checkLogin(ctx context.Context) error {
 	}
 	return nil
 }
+
+const (
+	// ownRightsSQL reports what the login owns or was granted in this database. CONNECT does not count: it is the server's.
+	ownRightsSQL = `SELECT EXISTS (SELECT FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
+		WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = session_user AND d.deptype IN ('o', 'a')
+		AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))`
+	// inheritsSQL is for PostgreSQL 16 and newer, where each membership says whether it is inherited.
+	inheritsSQL = `SELECT EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid = m.member
+		WHERE r.rolname = session_user AND m.inherit_option)`
+)

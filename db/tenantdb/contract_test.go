@@ -3,6 +3,7 @@ package tenantdb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -175,6 +176,32 @@ func TestBatchResultsComeInOrder(t *testing.T) {
 	}
 	if created := db.Stat().Created; created != 1 {
 		t.Errorf("%d connections were made: an error of the client cost one", created)
+	}
+}
+
+// Neither side may wait for the other to read: more is sent here than any socket holds, and more is answered.
+func TestALargeBatchIsSentAndReadAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	var b pgx.Batch
+	const n = 60_000
+	seen := 0
+	for range n {
+		b.Queue("SELECT repeat('x', 1000)").QueryRow(func(row pgx.Row) error {
+			var s string
+			if err := row.Scan(&s); err != nil || len(s) != 1000 {
+				return fmt.Errorf("%d bytes: %w", len(s), err)
+			}
+			seen++
+			return nil
+		})
+	}
+	if err := db.SendBatch(f.ctx(t, 0), &b).Close(); err != nil || seen != n {
+		t.Fatalf("%d of %d results, %v", seen, n, err)
+	}
+	if err := db.Ping(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

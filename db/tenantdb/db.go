@@ -23,6 +23,16 @@ type DB struct{ Handle }
 // Close waits until every connection is given back and closes them. Calls made after it return ErrClosed.
 func (db *DB) Close() { db.e.close() }
 
+// Ping reports whether a connection can be had and answers. It is in no tenant and reads nothing.
+func (db *DB) Ping(ctx context.Context) error {
+	l, err := db.e.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.release(ctx)
+	return l.pg.Ping(ctx)
+}
+
 // Stat says how the connections are used at this moment.
 func (db *DB) Stat() Stat {
 	s := db.e.pool.Stat()

@@ -39,8 +39,8 @@ const (
 // scopeError dresses an error that the scope statement met.
 func scopeError(s *scope, err error) error {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return err
+	if !errors.As(err, &pgErr) || pgErr.SeverityUnlocalized == "FATAL" || pgErr.SeverityUnlocalized == "PANIC" {
+		return err // the connection's end, not the scope's
 	}
 	kind := ErrScope
 	if pgErr.Code == codeInvalidSchemaName {

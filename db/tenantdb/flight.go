@@ -29,6 +29,7 @@ func (f *flight) begin(ctx context.Context, s *session, sc *scope, pooled bool) 
 		return err
 	}
 	for _, name := range s.unneeded {
+		f.size += messageSize
 		s.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
 	}
 	f.closes = len(s.unneeded)

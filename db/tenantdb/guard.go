@@ -63,7 +63,7 @@ func classifySet(second, third string) class {
 		return inTransaction
 	case "local":
 		switch third {
-		case "search_path", "schema", "role", "session", "session_authorization":
+		case "search_path", "schema", "role", "session", "session_authorization", "": // "" is a quoted name
 			return refused
 		}
 		return inTransaction

@@ -230,6 +230,20 @@ func TestAPlacementThatIsNotOneNameIsRefused(t *testing.T) {
 	mustOwn(t, f.ctx(t, 0), db, f.tenants[0])
 }
 
+// The second wall behind the first: what got past the check of names would be refused as a whole.
+func TestTheServerRefusesAListAsASchema(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	a, b := f.tenants[0].Placement, f.tenants[1].Placement
+	for list, code := range map[string]string{
+		a.Schema + ", " + b.Schema: "42602", a.Schema + "," + b.Schema + ",public": "3F000", `"` + a.Schema + ", " + b.Schema + `"`: "3F000",
+	} {
+		_, err := db.RawPool().Exec(t.Context(), tenantdb.ScopeSQL, list, list, a.Role)
+		wantCode(t, err, code)
+	}
+}
+
 func TestATenantThatMovedIsFollowed(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -364,7 +378,7 @@ func TestStatementsThatWouldOutliveTheScopeAreRefused(t *testing.T) {
 		t.Errorf("simple protocol: got %v, want ErrRefused", err)
 	}
 	err := db.InTx(ctx, func(tx pgx.Tx) error {
-		for _, sql := range []string{"COMMIT", "ROLLBACK", "SET LOCAL ROLE none", "SET LOCAL search_path = public", "DECLARE c CURSOR WITH HOLD FOR SELECT 1"} {
+		for _, sql := range []string{"COMMIT", "ROLLBACK", "SET LOCAL ROLE none", "SET LOCAL search_path = public", `SET LOCAL "role" = none`, "DECLARE c CURSOR WITH HOLD FOR SELECT 1"} {
 			if _, err := tx.Exec(ctx, sql); !errors.Is(err, tenantdb.ErrRefused) {
 				t.Errorf("in a transaction, %s: got %v, want ErrRefused", sql, err)
 			}
@@ -394,6 +408,12 @@ func TestOpenRefusesALoginThatWouldNotHold(t *testing.T) {
 	if _, err := tenantdb.Open(t.Context(), tenantdb.Config{}); err == nil {
 		t.Error("an empty Config was accepted")
 	}
+	pgtest.Exec(t, f.url, "GRANT SELECT ON ALL TABLES IN SCHEMA "+f.tenants[0].Placement.Schema+" TO "+f.login)
+	if _, err := tenantdb.Open(t.Context(), tenantdb.Config{ConnConfig: f.connConfig(t)}); err == nil {
+		t.Error("a login with a grant of its own was accepted")
+	}
+	pgtest.Exec(t, f.url, "REVOKE ALL ON ALL TABLES IN SCHEMA "+f.tenants[0].Placement.Schema+" FROM "+f.login)
+	f.open(t, tenantdb.Config{})
 	pgtest.Exec(t, f.url, "ALTER ROLE "+f.login+" INHERIT", "REVOKE "+f.tenants[0].Placement.Role+" FROM "+f.login,
 		"GRANT "+f.tenants[0].Placement.Role+" TO "+f.login)
 	if _, err := tenantdb.Open(t.Context(), tenantdb.Config{ConnConfig: f.connConfig(t)}); err == nil {

@@ -13,9 +13,12 @@ import (
 // errConnBusy is pgx's answer to a call on a connection whose last result is still being read.
 var errConnBusy = errors.New("conn busy: read or close the rows of the last query first")
 
-// backgroundWrite is the size, in bytes of parameters and SQL, from which a flight is written by a goroutine of its own, so
-// that neither side waits for the other to read. A smaller one fits into any socket's buffer.
+// backgroundWrite is the size, in bytes, from which a flight is written by a goroutine of its own, so that neither side waits
+// for the other to read. A smaller one fits into any socket's buffer.
 const backgroundWrite = 4 << 10
+
+// messageSize is more than the fixed part of any of the messages that go with a statement, taken together.
+const messageSize = 64
 
 // cancelTimeout bounds the request that stops a query whose answer nobody waits for any more.
 const cancelTimeout = 5 * time.Second
@@ -26,7 +29,7 @@ const cancelTimeout = 5 * time.Second
 type wire struct {
 	s   *session
 	ctx context.Context
-	// size counts what was sent, about.
+	// size counts the bytes to be sent; it errs on the high side.
 	size int
 	// written gets the result of a background write.
 	written chan error
@@ -54,13 +57,14 @@ func (w *wire) open(ctx context.Context, s *session) error {
 }
 
 func (w *wire) sendParse(name, sql string, oids []uint32) {
-	w.size += len(sql)
+	w.size += messageSize + len(name) + len(sql) + 4*len(oids)
 	w.s.fe.SendParse(&pgproto3.Parse{Name: name, Query: sql, ParameterOIDs: oids})
 }
 
 func (w *wire) sendBind(name string, values [][]byte, formats, resultFormats []int16) {
+	w.size += messageSize + len(name) + 2*len(formats) + 2*len(resultFormats)
 	for _, v := range values {
-		w.size += len(v)
+		w.size += 4 + len(v)
 	}
 	b := &w.s.bind
 	b.PreparedStatement, b.ParameterFormatCodes, b.Parameters, b.ResultFormatCodes = name, formats, values, resultFormats

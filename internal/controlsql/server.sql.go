@@ -9,15 +9,6 @@ import (
 	"context"
 )
 
-const clearPath = `-- name: ClearPath :exec
-SELECT set_config('search_path', '', true)
-`
-
-func (q *Queries) ClearPath(ctx context.Context) error {
-	_, err := q.db.Exec(ctx, clearPath)
-	return err
-}
-
 const getLockdown = `-- name: GetLockdown :one
 SELECT pg_has_role(d.datdba, 'USAGE') AS owns_database,
        EXISTS (
@@ -55,7 +46,7 @@ func (q *Queries) GetLockdown(ctx context.Context) (GetLockdownRow, error) {
 const getLogin = `-- name: GetLogin :one
 SELECT (r.rolsuper OR r.rolreplication OR r.rolbypassrls)::boolean AS is_powerful,
        (r.rolcanlogin AND NOT r.rolinherit AND NOT r.rolcreaterole AND NOT r.rolcreatedb)::boolean AS is_plain,
-       coalesce('search_path=' = ANY (r.rolconfig), false)::boolean AS has_empty_path,
+       coalesce('search_path=""' = ANY (r.rolconfig), false)::boolean AS has_empty_path,
        has_database_privilege(r.oid, current_database(), 'CONNECT') AS may_connect
 FROM pg_catalog.pg_roles r
 WHERE r.rolname = $1::text

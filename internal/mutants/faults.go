@@ -48,6 +48,8 @@ var mutants = []mutant{
 	{"an argument's panic keeps the connection", "call.go", "if !*handedOver && c.tx == nil {", "if !*handedOver && c.tx == nil && false {"},
 	{"a callback's panic keeps the connection", "batch.go", "	defer func() { err = r.finish() }() // also when a callback panics\n	for r.err == nil && r.next < len(r.shipments) {\n		r.runNext()\n	}\n	return nil", "	for r.err == nil && r.next < len(r.shipments) {\n		r.runNext()\n	}\n	return r.finish()"},
 
+	{"everything is written before anything is read", "wire.go", "	if w.size < backgroundWrite {", "	if w.size >= 0 {"},
+
 	// The login.
 	{"a login with rights is accepted", "config.go", "	case mighty:", "	case mighty && false:"},
 	{"the base path is left as it is", "config.go", "		if _, err := conn.Exec(ctx, \"SELECT pg_catalog.set_config('search_path', '', false)\"); err != nil {\n			return err\n		}", ""},

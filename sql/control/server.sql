@@ -5,13 +5,10 @@ SELECT current_setting('server_version_num')::int;
 -- is_powerful is what only a superuser can give or take.
 SELECT (r.rolsuper OR r.rolreplication OR r.rolbypassrls)::boolean AS is_powerful,
        (r.rolcanlogin AND NOT r.rolinherit AND NOT r.rolcreaterole AND NOT r.rolcreatedb)::boolean AS is_plain,
-       coalesce('search_path=' = ANY (r.rolconfig), false)::boolean AS has_empty_path,
+       coalesce('search_path=""' = ANY (r.rolconfig), false)::boolean AS has_empty_path,
        has_database_privilege(r.oid, current_database(), 'CONNECT') AS may_connect
 FROM pg_catalog.pg_roles r
 WHERE r.rolname = @name::text;
-
--- name: ClearPath :exec
-SELECT set_config('search_path', '', true);
 
 -- name: GetLockdown :one
 SELECT pg_has_role(d.datdba, 'USAGE') AS owns_database,

@@ -1,0 +1,129 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/leasehold-go/leasehold/db/directory"
+	"github.com/leasehold-go/leasehold/db/migrate"
+	"github.com/leasehold-go/leasehold/db/tenant"
+	"github.com/leasehold-go/leasehold/internal/config"
+	"github.com/leasehold-go/leasehold/internal/pgserver"
+)
+
+// describe puts an error and what to do about it on one line.
+func describe(err error) string {
+	text := err.Error()
+	if failed := (*migrate.FailedError)(nil); errors.As(err, &failed) {
+		text = describeFailed(failed)
+	}
+	text = oneLine(text)
+	if h := hint(err); h != "" {
+		text += " — " + h
+	}
+	return text
+}
+
+// oneLine joins lines. What repeats the line before it is left out: each attempt to connect has its line.
+func oneLine(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = strings.Join(strings.Fields(line), " ")
+	}
+	return strings.ReplaceAll(strings.Join(slices.Compact(lines), "; "), ":; ", ": ")
+}
+
+// describeFailed names a cause as well, which FailedError leaves to its causes.
+func describeFailed(e *migrate.FailedError) string {
+	first := e.Failed[0].Err.Error()
+	switch {
+	case e.Total == 1:
+		return first
+	case len(e.Failed) == 1:
+		return fmt.Sprintf("1 of %d tenants failed: %s", e.Total, first)
+	}
+	return fmt.Sprintf("%d of %d tenants failed; the first: %s", len(e.Failed), e.Total, first)
+}
+
+// isUsage reports whether the command line itself was wrong.
+func isUsage(err error) bool {
+	var parse *kong.ParseError
+	var setting *config.Error
+	var invalid *directory.ValidationError
+	var slug *tenant.SlugError
+	return errors.As(err, &parse) || errors.As(err, &setting) || errors.As(err, &invalid) || errors.As(err, &slug) ||
+		errors.Is(err, migrate.ErrBadName)
+}
+
+// hint says what to do about an error; it is empty where the error says it already.
+func hint(err error) string {
+	var parse *kong.ParseError
+	var setting *config.Error
+	var inUse *pgserver.InUseError
+	var connect *pgconn.ConnectError
+	var refused *pgconn.PgError
+	switch {
+	case errors.As(err, &setting):
+		return setting.Hint
+	case errors.As(err, &inUse):
+		if inUse.Resource == "data folder" {
+			return "stop it, or use another folder: --data DIR"
+		}
+		return inUse.Hint()
+	case errors.As(err, &parse):
+		return helpCommand(parse) + " shows what there is"
+	case errors.Is(err, directory.ErrNotMigrated):
+		return "run: leasehold migrate control"
+	case errors.Is(err, directory.ErrSecretKey):
+		return "give every process the same LEASEHOLD_SECRET_KEY; to change it for all, run: leasehold migrate control --set-secret-key"
+	case errors.Is(err, directory.ErrSlugTaken):
+		return "choose another subdomain"
+	case errors.Is(err, tenant.ErrNotFound):
+		return "leasehold tenant list shows which there are"
+	case errors.Is(err, migrate.ErrNoFiles):
+		return "leasehold migrate new NAME makes one"
+	case errors.As(err, &connect) && errors.As(err, &refused):
+		return "check LEASEHOLD_DATABASE_URL"
+	case errors.As(err, &connect):
+		return "check LEASEHOLD_DATABASE_URL, and that PostgreSQL is running there"
+	}
+	return ""
+}
+
+// helpCommand is what shows the help of the command that was not understood.
+func helpCommand(e *kong.ParseError) string {
+	if e.Context != nil {
+		if node := e.Context.Selected(); node != nil {
+			return node.FullPath() + " --help"
+		}
+	}
+	return "leasehold --help"
+}
+
+// listenError says why we cannot listen on an address and, if somebody else has it, who.
+func listenError(address, setting, flag string, err error) error {
+	var malformed *net.AddrError
+	switch {
+	case errors.As(err, &malformed):
+		return &config.Error{Setting: setting, Err: fmt.Errorf("%q is no address: %s", address, malformed.Err), Hint: "write it as host:port, such as 127.0.0.1:8080"}
+	case !errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("cannot listen on %s: %w — choose another address: %s ADDR", address, err, flag)
+	}
+	by, stop := "", "stop what uses it"
+	if _, port, splitErr := net.SplitHostPort(address); splitErr == nil {
+		if n, convErr := strconv.Atoi(port); convErr == nil {
+			if pid, command := pgserver.PortHolder(n); pid != 0 {
+				by, stop = fmt.Sprintf(" by process %d (%s)", pid, command), "stop it"
+			}
+		}
+	}
+	return fmt.Errorf("the address %s is in use%s — %s, or choose another: %s ADDR", address, by, stop, flag)
+}

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/leasehold-go/leasehold/db/migrate"
+	"github.com/leasehold-go/leasehold/internal/config"
+)
+
+// serveCmd is leasehold serve.
+type serveCmd struct {
+	config.Database `group:"Database"`
+	config.Secret   `group:"Database"`
+	config.Listen   `group:"Listen"`
+	config.Web      `group:"Hosts"`
+	migrationsFlag
+
+	MaxConns int `name:"max-conns" env:"LEASEHOLD_MAX_CONNS" placeholder:"N" help:"Connections for tenants' queries. Defaults to 4 for each CPU."`
+}
+
+// Run serves until ctx ends.
+func (c *serveCmd) Run(ctx context.Context, r *runner) error {
+	conn, err := c.ConnConfig()
+	if err != nil {
+		return err
+	}
+	secret, err := c.Key()
+	if err != nil {
+		return err
+	}
+	m, err := c.migrator(migrate.Config{Logger: r.logger})
+	if err != nil {
+		return err
+	}
+	if err := checkWeb(c.Web); err != nil {
+		return err
+	}
+	l, err := listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	s, err := newStack(ctx, stackConfig{conn: conn, secret: secret, migrator: m, web: c.Web, maxConns: c.MaxConns, logger: r.logger}, l)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if swept, err := s.dir.Sweep(ctx); err != nil {
+		r.logger.WarnContext(ctx, "tenants that were never finished could not be cleared away", "error", err)
+	} else if swept > 0 {
+		r.logger.InfoContext(ctx, "cleared away tenants that were never finished", "count", swept)
+	}
+	r.logger.InfoContext(ctx, "serving", "url", s.apex, "listen", l.public.Addr().String(), "admin", fmt.Sprintf("http://%s/readyz", l.admin.Addr()))
+	return s.serve(ctx, l)
+}

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/leasehold-go/leasehold/db/directory"
+	"github.com/leasehold-go/leasehold/db/migrate"
+	"github.com/leasehold-go/leasehold/db/tenant"
+	"github.com/leasehold-go/leasehold/internal/config"
+)
+
+// tenantCmd is leasehold tenant.
+type tenantCmd struct {
+	Create tenantCreateCmd `cmd:"" help:"Create a tenant, as sign-up does."`
+	List   tenantListCmd   `cmd:"" help:"List tenants."`
+	Show   tenantShowCmd   `cmd:"" help:"Show one tenant and what happened to it."`
+}
+
+type tenantCreateCmd struct {
+	config.Database `group:"Database"`
+	config.Secret   `group:"Database"`
+	migrationsFlag
+
+	Subdomain    string `arg:"" help:"The subdomain: lower-case letters, digits and inner hyphens, at most 40."`
+	Company      string `required:"" placeholder:"NAME" help:"The company's name."`
+	ContactName  string `required:"" placeholder:"NAME" help:"The person to talk to."`
+	ContactEmail string `required:"" placeholder:"ADDRESS" help:"That person's e-mail address."`
+}
+
+// Run creates the tenant.
+func (c *tenantCreateCmd) Run(ctx context.Context, r *runner) error {
+	logger := r.quiet(ctx)
+	m, err := c.migrator(migrate.Config{Logger: logger})
+	if err != nil {
+		return err
+	}
+	secret, err := c.Key()
+	if err != nil {
+		return err
+	}
+	dir, err := openDirectory(ctx, c.Database, secret, m, logger)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	t, err := dir.Create(ctx, directory.NewTenant{
+		Company: c.Company, ContactName: c.ContactName, ContactEmail: c.ContactEmail, Subdomain: c.Subdomain,
+	})
+	if err != nil {
+		return err
+	}
+	return r.print(newTenantView(t), func(w io.Writer) {
+		_, _ = fmt.Fprintf(w, "created %s (%s) in schema %s\n", t.Slug, t.ID, t.Placement.Schema)
+	})
+}
+
+type tenantListCmd struct {
+	config.Database `group:"Database"`
+
+	Status string `enum:"provisioning,active,suspended,failed,deleted,all" default:"active" help:"Only tenants in this state: ${enum} (${default})."`
+}
+
+// Run lists tenants.
+func (c *tenantListCmd) Run(ctx context.Context, r *runner) error {
+	dir, err := openDirectory(ctx, c.Database, nil, nil, r.quiet(ctx))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	opts := directory.ListOptions{Limit: 1000}
+	if c.Status != "all" {
+		opts.Status = tenant.Status(c.Status)
+	}
+	views := []tenantView{}
+	for {
+		page, err := dir.List(ctx, opts)
+		if err != nil {
+			return err
+		}
+		for _, t := range page {
+			views = append(views, newTenantView(t))
+		}
+		if len(page) < opts.Limit {
+			break
+		}
+		opts.After = page[len(page)-1]
+	}
+	return r.print(views, func(w io.Writer) {
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		_, _ = fmt.Fprintln(table, "SUBDOMAIN\tCOMPANY\tSTATUS\tSCHEMA\tCREATED")
+		for _, v := range views {
+			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", v.Subdomain, v.Company, v.Status, v.Schema, v.CreatedAt.Format(time.DateTime))
+		}
+		_ = table.Flush()
+		_, _ = fmt.Fprintf(w, "%d in all\n", len(views))
+	})
+}
+
+type tenantShowCmd struct {
+	config.Database `group:"Database"`
+
+	Subdomain string `arg:"" help:"The tenant's subdomain, or its id."`
+}
+
+// Run shows a tenant.
+func (c *tenantShowCmd) Run(ctx context.Context, r *runner) error {
+	dir, err := openDirectory(ctx, c.Database, nil, nil, r.quiet(ctx))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	t, err := find(ctx, dir, c.Subdomain)
+	if err != nil {
+		return err
+	}
+	events, err := dir.Events(ctx, t.ID)
+	if err != nil {
+		return err
+	}
+	view := newTenantView(t)
+	for _, e := range events {
+		view.Events = append(view.Events, eventView{At: e.At, Kind: string(e.Kind), Detail: e.Detail})
+	}
+	return r.print(view, func(w io.Writer) { view.write(w) })
+}
+
+// find looks a tenant up by its subdomain, or by its id.
+func find(ctx context.Context, dir *directory.Directory, name string) (*tenant.Tenant, error) {
+	if id, err := tenant.ParseID(name); err == nil {
+		return dir.ByID(ctx, id)
+	}
+	slug, err := tenant.ParseSlug(name)
+	if err != nil {
+		return nil, err
+	}
+	return dir.BySlug(ctx, slug)
+}
+
+// tenantView is a tenant as commands print it.
+type tenantView struct {
+	ID           tenant.ID   `json:"id"`
+	Subdomain    tenant.Slug `json:"subdomain"`
+	Company      string      `json:"company"`
+	ContactName  string      `json:"contact_name"`
+	ContactEmail string      `json:"contact_email"`
+	Status       string      `json:"status"`
+	Cluster      string      `json:"cluster"`
+	Strategy     string      `json:"strategy"`
+	Database     string      `json:"database"`
+	Schema       string      `json:"schema"`
+	Role         string      `json:"role"`
+	Generation   int64       `json:"generation"`
+	CreatedAt    time.Time   `json:"created_at"`
+	UpdatedAt    time.Time   `json:"updated_at"`
+	Events       []eventView `json:"events,omitempty"`
+}
+
+type eventView struct {
+	At     time.Time `json:"at"`
+	Kind   string    `json:"kind"`
+	Detail string    `json:"detail,omitempty"`
+}
+
+func newTenantView(t *tenant.Tenant) tenantView {
+	return tenantView{
+		ID: t.ID, Subdomain: t.Slug, Company: t.Company, ContactName: t.ContactName, ContactEmail: t.ContactEmail,
+		Status: string(t.Status), Cluster: t.Placement.Cluster, Strategy: string(t.Placement.Strategy),
+		Database: t.Placement.Database, Schema: t.Placement.Schema, Role: t.Placement.Role,
+		Generation: t.Generation, CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt,
+	}
+}
+
+func (v tenantView) write(w io.Writer) {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, line := range [][2]string{
+		{"subdomain", string(v.Subdomain)}, {"company", v.Company}, {"contact", v.ContactName + " <" + v.ContactEmail + ">"},
+		{"status", v.Status}, {"id", v.ID.String()}, {"cluster", v.Cluster}, {"strategy", v.Strategy}, {"database", v.Database},
+		{"schema", v.Schema}, {"role", v.Role}, {"generation", fmt.Sprint(v.Generation)},
+		{"created", v.CreatedAt.Format(time.DateTime)}, {"updated", v.UpdatedAt.Format(time.DateTime)},
+	} {
+		_, _ = fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
+	}
+	for i, e := range v.Events {
+		label := ""
+		if i == 0 {
+			label = "events"
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\n", label, strings.TrimRight(e.At.Format(time.DateTime)+"  "+e.Kind+"  "+e.Detail, " "))
+	}
+	_ = table.Flush()
+}
