@@ -139,30 +139,17 @@ func (r *batchResults) describeAll(queries []query) ([]*description, error) {
 
 // Exec reads the result of the next query as Handle.Exec would.
 func (r *batchResults) Exec() (pgconn.CommandTag, error) {
-	rows, err := r.nextRows()
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	rows.Close()
-	return rows.CommandTag(), rows.Err()
+	return asTag(r.nextRows())
 }
 
 // Query reads the result of the next query as Handle.Query would. The rows end when the next result is asked for.
 func (r *batchResults) Query() (pgx.Rows, error) {
-	rows, err := r.nextRows()
-	if err != nil {
-		return failedRows(err), err
-	}
-	return rows, nil
+	return asRows(r.nextRows())
 }
 
 // QueryRow reads the result of the next query as Handle.QueryRow would.
 func (r *batchResults) QueryRow() pgx.Row {
-	rows, err := r.nextRows()
-	if err != nil {
-		return row{failedRows(err)}
-	}
-	return row{rows}
+	return asRow(r.nextRows())
 }
 
 func (r *batchResults) nextRows() (*Rows, error) {

@@ -119,12 +119,7 @@ func (h Handle) lease(ctx context.Context) (*scope, *lease, error) {
 // Exec runs one statement in one round trip and returns its command tag. See the package comment for what is guaranteed.
 // Unlike pgx it takes no string of several statements: SendBatch is for those.
 func (h Handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	rows, err := h.query(ctx, sql, args)
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	rows.Close()
-	return rows.CommandTag(), rows.Err()
+	return asTag(h.query(ctx, sql, args))
 }
 
 // Query runs a query in one round trip. The returned rows hold their connection until they are read to the end or closed;
@@ -133,21 +128,13 @@ func (h Handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comma
 // Of pgx's leading arguments it takes QueryRewriter (such as pgx.NamedArgs), QueryResultFormats, QueryResultFormatsByOID, and
 // every QueryExecMode but QueryExecModeSimpleProtocol, which is refused. The caching modes mean what they always mean here.
 func (h Handle) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	rows, err := h.query(ctx, sql, args)
-	if err != nil {
-		return failedRows(err), err
-	}
-	return rows, nil
+	return asRows(h.query(ctx, sql, args))
 }
 
 // QueryRow is Query for at most one row; every error comes out of Scan, pgx.ErrNoRows if there is no row. Scan must be
 // called: it gives the connection back.
 func (h Handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, err := h.query(ctx, sql, args)
-	if err != nil {
-		return row{failedRows(err)}
-	}
-	return row{rows}
+	return asRow(h.query(ctx, sql, args))
 }
 
 func (h Handle) query(ctx context.Context, sql string, args []any) (*Rows, error) {

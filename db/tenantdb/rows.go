@@ -236,10 +236,33 @@ func (r row) Scan(dest ...any) error {
 	return r.rows.Err()
 }
 
+// asTag is what Exec makes of a query.
+func asTag(rows *Rows, err error) (pgconn.CommandTag, error) {
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	rows.Close()
+	return rows.CommandTag(), rows.Err()
+}
+
+// asRows is what Query makes of a query: rows are never nil.
+func asRows(rows *Rows, err error) (pgx.Rows, error) {
+	if err != nil {
+		return errRows{err}, err
+	}
+	return rows, nil
+}
+
+// asRow is what QueryRow makes of a query: the error waits for Scan.
+func asRow(rows *Rows, err error) pgx.Row {
+	if err != nil {
+		return row{errRows{err}}
+	}
+	return row{rows}
+}
+
 // errRows are rows that were never there.
 type errRows struct{ err error }
-
-func failedRows(err error) pgx.Rows { return errRows{err} }
 
 func (r errRows) Close()                                       {}
 func (r errRows) Err() error                                   { return r.err }

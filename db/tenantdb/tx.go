@@ -153,30 +153,17 @@ func (tx *Tx) call(ctx context.Context) call {
 
 // Exec is Handle.Exec inside the transaction.
 func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	rows, err := tx.query(ctx, sql, args)
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	rows.Close()
-	return rows.CommandTag(), rows.Err()
+	return asTag(tx.query(ctx, sql, args))
 }
 
 // Query is Handle.Query inside the transaction. The rows must be closed before the next statement.
 func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	rows, err := tx.query(ctx, sql, args)
-	if err != nil {
-		return failedRows(err), err
-	}
-	return rows, nil
+	return asRows(tx.query(ctx, sql, args))
 }
 
 // QueryRow is Handle.QueryRow inside the transaction.
 func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, err := tx.query(ctx, sql, args)
-	if err != nil {
-		return row{failedRows(err)}
-	}
-	return row{rows}
+	return asRow(tx.query(ctx, sql, args))
 }
 
 func (tx *Tx) query(ctx context.Context, sql string, args []any) (*Rows, error) {
