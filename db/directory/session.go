@@ -27,7 +27,15 @@ func (d *Directory) openSession(ctx context.Context) (*session, error) {
 	return &session{conn: conn, q: controlsql.New(conn)}, nil
 }
 
-func (s *session) close() { closeConn(s.conn) }
+// close frees the locks before it closes, because the server takes its time to notice that a connection is gone.
+func (s *session) close() {
+	if !s.conn.IsClosed() {
+		ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+		defer cancel()
+		_ = s.q.UnlockAll(ctx) // if it fails, the end of the connection does the same, a little later
+	}
+	closeConn(s.conn)
+}
 
 // inTx runs f in a transaction that is committed if f returns nil.
 func (s *session) inTx(ctx context.Context, f func(q *controlsql.Queries, tx pgx.Tx) error) error {

@@ -207,10 +207,18 @@ func TestACallThatFindsNoFreeConnectionSaysSo(t *testing.T) {
 	if _, err := db.Exec(f.ctx(t, 0), "SELECT 1"); !errors.Is(err, tenantdb.ErrBusy) {
 		t.Errorf("got %v, want ErrBusy", err)
 	}
-	ctx, cancel := context.WithTimeout(f.ctx(t, 0), time.Millisecond)
+	patient := f.open(t, tenantdb.Config{MaxConns: 1})
+	held, err := patient.Begin(f.ctx(t, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(f.ctx(t, 0), 10*time.Millisecond)
 	defer cancel()
-	if _, err := db.Exec(ctx, "SELECT 1"); !errors.Is(err, tenantdb.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := patient.Exec(ctx, "SELECT 1"); !errors.Is(err, tenantdb.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want ErrBusy and DeadlineExceeded", err)
+	}
+	if err := held.Rollback(f.ctx(t, 0)); err != nil {
+		t.Fatal(err)
 	}
 	if err := tx.Rollback(f.ctx(t, 0)); err != nil {
 		t.Fatal(err)

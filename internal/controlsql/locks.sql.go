@@ -37,3 +37,12 @@ func (q *Queries) TryLock(ctx context.Context, key int64) (bool, error) {
 	err := row.Scan(&pg_try_advisory_lock)
 	return pg_try_advisory_lock, err
 }
+
+const unlockAll = `-- name: UnlockAll :exec
+SELECT pg_advisory_unlock_all()
+`
+
+func (q *Queries) UnlockAll(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, unlockAll)
+	return err
+}

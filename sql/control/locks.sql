@@ -6,3 +6,6 @@ SELECT pg_try_advisory_lock(@key::bigint);
 
 -- name: LockTransaction :exec
 SELECT pg_advisory_xact_lock(@key::bigint);
+
+-- name: UnlockAll :exec
+SELECT pg_advisory_unlock_all();
