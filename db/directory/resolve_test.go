@@ -132,6 +132,19 @@ func TestAQuietListenerIsAskedAndGoesOnListening(t *testing.T) {
 	}
 }
 
+// awaitNotifications returns when d has heard of all changes that were committed before. One that came later would make it
+// forget what it knows, and rightly so.
+func awaitNotifications(t *testing.T, d *Directory, url string) {
+	t.Helper()
+	const marker = "marker"
+	d.cache.negative.Set(marker, struct{}{})
+	pgtest.Exec(t, url, "NOTIFY "+channel+", '"+marker+"'")
+	waitFor(t, "the notification arrives", func() bool {
+		_, there := d.cache.negative.GetIfPresent(marker)
+		return !there
+	})
+}
+
 func TestKnownTenantsAreServedWhileTheServerIsDown(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -144,6 +157,7 @@ func TestKnownTenantsAreServedWhileTheServerIsDown(t *testing.T) {
 	cfg.CacheTTL = 1 // so that each Resolve wants to read
 	d := openDirectory(t, cfg)
 	acme := mustCreate(t, d, "acme")
+	awaitNotifications(t, d, url)
 	resolveUntil(t, d, "acme", hasStatus(tenant.Active))
 
 	if err := server.Stop(t.Context()); err != nil {
