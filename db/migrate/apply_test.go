@@ -173,7 +173,7 @@ func TestApplyPath(t *testing.T) {
 	if _, err := m.Apply(t.Context(), target); err == nil {
 		t.Error("a list of extension schemas was accepted")
 	}
-	two := migrate.New(load(t, map[string]string{"2_b.sql": up("SELECT two();")}), migrate.Config{})
+	two := migrate.New(load(t, map[string]string{"1_a.sql": up("SELECT 1;"), "2_b.sql": up("SELECT two();")}), migrate.Config{})
 	if _, err := two.Apply(t.Context(), f.targets[0]); sqlState(err) != "42883" {
 		t.Errorf("public is on the path: %v", err)
 	}
@@ -381,5 +381,23 @@ func TestNoPasswordIsTold(t *testing.T) {
 	password := f.targets[0].Conn.Password
 	if text := fmt.Sprintf("%v %+v %s", err, err, log); err == nil || password == "" || strings.Contains(text, password) {
 		t.Errorf("got %s", text)
+	}
+}
+
+// An operator who points the command at another product's tenants, or gives the wrong folder, changes nothing there.
+func TestTenantsOfAnotherProductAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	ours := migrate.New(load(t, map[string]string{"1_ours.sql": up("CREATE TABLE ours (id int);")}), migrate.Config{})
+	if _, err := ours.Apply(t.Context(), f.targets[0]); err != nil {
+		t.Fatal(err)
+	}
+	before := f.tables(t, f.targets[0])
+	theirs := migrate.New(load(t, map[string]string{"2_theirs.sql": up("CREATE TABLE theirs (id int);")}), migrate.Config{})
+	if _, err := theirs.Apply(t.Context(), f.targets[0]); !errors.Is(err, migrate.ErrForeign) {
+		t.Errorf("error = %v, want %v", err, migrate.ErrForeign)
+	}
+	if diff := cmp.Diff(before, f.tables(t, f.targets[0])); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -8,7 +8,7 @@
 // # Guarantees
 //
 //   - Every file is checked before the first statement is sent (see [Load]): what dbmate would skip, lose or run twice is
-//     refused, and so is what would leave the tenant's schema: SET search_path, SET ROLE, transaction control.
+//     refused, and so is what would change where a file runs: SET search_path, SET ROLE, transaction control.
 //   - One session does everything for one target: it checks that the schema exists (a schema is never created), sets
 //     search_path to that schema alone, takes an advisory lock on (database, schema), migrates, and is closed. Any number of
 //     runners on any number of machines may work on the same targets; each file is applied once.
@@ -25,6 +25,8 @@
 //     be written, it runs again the next time. A failed CREATE INDEX CONCURRENTLY leaves an invalid index to be dropped.
 //   - The lock binds the users of this package. dbmate's own command line takes none.
 //   - A session of its own is needed: a direct connection, or a pooler in session mode.
+//   - A file runs as the owner of the schemas, of all of them. A qualified name reaches what it names, in another tenant's
+//     schema too: leave names unqualified.
 //   - The static checks do not look into function bodies and DO blocks. A path that is changed there and not put back is
 //     noticed when the file is recorded.
 //

@@ -17,6 +17,9 @@ var (
 	// ErrScopeChanged reports a file that changed search_path, role, or the state of the transaction. It was rolled back, or,
 	// with transaction:false, not recorded.
 	ErrScopeChanged = errors.New("the migration left its scope")
+	// ErrForeign reports a target that was migrated before, but with other files: it belongs to another product, or the wrong
+	// folder was given. Nothing was changed.
+	ErrForeign = errors.New("its migrations are not these")
 	// ErrNoFiles reports a folder without a migration file.
 	ErrNoFiles = errors.New("no migration files")
 	// ErrBadName reports a name that NewFile does not accept.

@@ -101,6 +101,9 @@ func (m *Migrator) apply(ctx context.Context, t Target) (applied []string, err e
 		return nil, err
 	}
 	defer s.close()
+	if m.set.foreign(s.ledger) {
+		return nil, fmt.Errorf("%w: %s holds %d versions, none of which is among the files", ErrForeign, s.table, len(s.ledger))
+	}
 	if len(m.set.pending(s.ledger)) == 0 && !s.exposed {
 		return nil, nil
 	}

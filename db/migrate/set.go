@@ -130,6 +130,11 @@ func (s *Set) pending(ledger map[string]bool) []*file {
 	return files
 }
 
+// foreign reports whether the ledger is that of other files than these.
+func (s *Set) foreign(ledger map[string]bool) bool {
+	return len(ledger) > 0 && len(s.pending(ledger)) == len(s.files)
+}
+
 func (s *Set) checkVersions() []error {
 	var errs []error
 	longest := &file{}

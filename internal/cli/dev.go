@@ -110,7 +110,7 @@ func (c *devCmd) serve(ctx context.Context, r *runner, m *migrate.Migrator, l *l
 	if _, err := s.dir.Sweep(ctx); err != nil {
 		return err
 	}
-	if err := c.migrateAll(ctx, m, s.dir); err != nil {
+	if err := migrateAll(ctx, r, m, s.dir); err != nil {
 		return err
 	}
 	if c.Demo {
@@ -129,13 +129,18 @@ func (c *devCmd) serve(ctx context.Context, r *runner, m *migrate.Migrator, l *l
 	return s.serve(ctx, l)
 }
 
-// migrateAll brings the tenants of earlier runs up to date.
-func (c *devCmd) migrateAll(ctx context.Context, m *migrate.Migrator, dir *directory.Directory) error {
+// migrateAll brings the tenants of earlier runs up to date. Those that fail stay as they are and are served, so that their
+// data can be looked at and mended.
+func migrateAll(ctx context.Context, r *runner, m *migrate.Migrator, dir *directory.Directory) error {
 	targets, err := dir.Targets(ctx)
 	if err != nil {
 		return err
 	}
 	_, err = m.Up(ctx, targets, nil)
+	if failed := (*migrate.FailedError)(nil); errors.As(err, &failed) {
+		r.showFailed(failed, "run: leasehold migrate up; until then they are served as they are")
+		return nil
+	}
 	return err
 }
 

@@ -122,15 +122,22 @@ func TestDevChoices(t *testing.T) {
 	s.get(t, s.company("initech"), "/api/customers", http.StatusOK)
 	s.get(t, "initech.localhost", "/api/customers", http.StatusBadRequest)
 
-	// A company of an earlier run whose migration fails is named, with the file, the line and the cause.
+	// A company of an earlier run whose migration fails is named, with the file, the line and the cause, and is served as it is.
 	dir := copyMigrations(t)
 	broken := "-- migrate:up\nSELECT 1;\nALTER TABLE nowhere ADD COLUMN x text;\n\n-- migrate:down\n"
 	if err := os.WriteFile(filepath.Join(dir, "20991231235959_broken.sql"), []byte(broken), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.stop(os.Interrupt)
-	r := run(t, settings, append(args, "--migrations", dir)...)
-	if err := r.failure(1, passwordOf(t, databaseURL)); err != nil || !strings.Contains(r.stderr, "initech: 20991231235959_broken.sql:3:") {
+	p.wait()
+	p = start(t, settings, append(args, "--migrations", dir, "--json")...)
+	ready := decode[struct{ URL string }](t, p.await(p.stdout, func(out string) bool { return json.Valid([]byte(out)) }))
+	s = newSite(t, ready.URL)
+	s.get(t, s.company("initech"), "/api/customers", http.StatusOK)
+	p.stop(os.Interrupt)
+	r := p.wait()
+	if err := r.betrayal(passwordOf(t, databaseURL)); !strings.Contains(r.stderr, "initech: 20991231235959_broken.sql:3:") ||
+		!strings.Contains(r.stderr, "1 of 1 tenants failed — mend the cause and run: leasehold migrate up") {
 		t.Errorf("%v in:\n%s", err, r.stderr)
 	}
 	if _, err := os.Stat(filepath.Join(data, "postgres", "data", "postmaster.pid")); !errors.Is(err, os.ErrNotExist) {

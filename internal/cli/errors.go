@@ -88,6 +88,8 @@ func hint(err error) string {
 		return "choose another subdomain"
 	case errors.Is(err, tenant.ErrNotFound):
 		return "leasehold tenant list shows which there are"
+	case errors.Is(err, migrate.ErrForeign):
+		return "name the folder of this product's migrations: --migrations DIR"
 	case errors.Is(err, migrate.ErrNoFiles):
 		return "leasehold migrate new NAME makes one"
 	case errors.As(err, &connect) && errors.As(err, &refused):

@@ -37,6 +37,9 @@ type fleet struct {
 
 // open returns the migrator and the targets that were asked for.
 func (f *fleet) open(ctx context.Context, r *runner) (*migrate.Migrator, []migrate.Target, error) {
+	if f.Workers < 1 {
+		return nil, nil, &config.Error{Setting: "--workers", Err: fmt.Errorf("is %d", f.Workers), Hint: "write 1 or more"}
+	}
 	logger := r.quiet(ctx)
 	m, err := f.migrator(migrate.Config{Workers: f.Workers, Logger: logger})
 	if err != nil {
@@ -82,14 +85,18 @@ func (c *migrateUpCmd) Run(ctx context.Context, r *runner) error {
 	}
 	var failed *migrate.FailedError
 	if errors.As(err, &failed) {
-		for _, f := range failed.Failed {
-			_, _ = fmt.Fprintf(r.Err, "leasehold: %s\n", describe(f.Err))
-		}
-		_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants failed — mend the cause and run the same command again; the others are done\n",
-			len(failed.Failed), failed.Total)
+		r.showFailed(failed, "run the same command again; the others are done")
 		return &reportedError{err}
 	}
 	return err
+}
+
+// showFailed prints a line for each tenant that failed, and what to do when the causes are mended.
+func (r *runner) showFailed(failed *migrate.FailedError, then string) {
+	for _, f := range failed.Failed {
+		_, _ = fmt.Fprintf(r.Err, "leasehold: %s\n", describe(f.Err))
+	}
+	_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants failed — mend the cause and %s\n", len(failed.Failed), failed.Total, then)
 }
 
 func writeReport(w io.Writer, report migrate.Report) {

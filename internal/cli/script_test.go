@@ -142,7 +142,7 @@ func scriptJSON(ts *testscript.TestScript, args []string) error {
 	return nil
 }
 
-// at returns what stands at a path such as versions.0.file; len is the length of a list.
+// at returns what stands at a path such as versions.0.file; last is the last of a list, len its length.
 func at(value any, path string) any {
 	for step := range strings.SplitSeq(path, ".") {
 		switch v := value.(type) {
@@ -153,10 +153,14 @@ func at(value any, path string) any {
 				value = v[i]
 				continue
 			}
-			if step != "len" {
+			switch {
+			case step == "len":
+				value = len(v)
+			case step == "last" && len(v) > 0:
+				value = v[len(v)-1]
+			default:
 				return nil
 			}
-			value = len(v)
 		default:
 			return nil
 		}
