@@ -254,6 +254,7 @@ func TestClosedDirectory(t *testing.T) {
 	t.Parallel()
 	d, _ := newDirectory(t)
 	mustCreate(t, d, "acme")
+	awaitNotifications(t, d)
 	if _, err := d.Resolve(t.Context(), "acme"); err != nil {
 		t.Fatal(err)
 	}
@@ -273,6 +274,7 @@ func TestClosedDirectory(t *testing.T) {
 func TestResolveCachedDoesNotAllocate(t *testing.T) {
 	d, _ := newDirectory(t)
 	mustCreate(t, d, "acme")
+	awaitNotifications(t, d)
 	ctx := t.Context()
 	if _, err := d.Resolve(ctx, "acme"); err != nil {
 		t.Fatal(err)

@@ -134,11 +134,13 @@ func TestAQuietListenerIsAskedAndGoesOnListening(t *testing.T) {
 
 // awaitNotifications returns when d has heard of all changes that were committed before. One that came later would make it
 // forget what it knows, and rightly so.
-func awaitNotifications(t *testing.T, d *Directory, url string) {
+func awaitNotifications(t *testing.T, d *Directory) {
 	t.Helper()
 	const marker = "marker"
 	d.cache.negative.Set(marker, struct{}{})
-	pgtest.Exec(t, url, "NOTIFY "+channel+", '"+marker+"'")
+	if _, err := d.pool.Exec(t.Context(), "NOTIFY "+channel+", '"+marker+"'"); err != nil {
+		t.Fatal(err)
+	}
 	waitFor(t, "the notification arrives", func() bool {
 		_, there := d.cache.negative.GetIfPresent(marker)
 		return !there
@@ -157,7 +159,7 @@ func TestKnownTenantsAreServedWhileTheServerIsDown(t *testing.T) {
 	cfg.CacheTTL = 1 // so that each Resolve wants to read
 	d := openDirectory(t, cfg)
 	acme := mustCreate(t, d, "acme")
-	awaitNotifications(t, d, url)
+	awaitNotifications(t, d)
 	resolveUntil(t, d, "acme", hasStatus(tenant.Active))
 
 	if err := server.Stop(t.Context()); err != nil {

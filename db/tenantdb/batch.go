@@ -18,7 +18,7 @@ func (h Handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	c := call{ctx: h.e.tracer.context(ctx, s), scope: s, lease: l}
+	c := call{ctx: h.e.tracer.context(ctx, h.bound), scope: s, lease: l}
 	return c.sendBatch(b)
 }
 
@@ -85,7 +85,16 @@ func (r *batchResults) send() error {
 	}
 	encoded := make([]pgx.ExtendedQueryBuilder, len(queries))
 	for i, q := range queries {
-		if err := r.encode(&encoded[i], q, descs[i]); err != nil {
+		err := r.encode(&encoded[i], q, descs[i])
+		if err != nil && descs[i] != nil && !errors.Is(err, errArguments) { // the column may have another type by now
+			var asked []*description
+			if asked, err = r.ask(q.sql); err != nil {
+				return err
+			}
+			descs[i] = asked[0]
+			err = r.encode(&encoded[i], q, descs[i])
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -168,6 +177,7 @@ func (r *batchResults) nextRows() (*Rows, error) {
 	r.next++
 	r.started = time.Now()
 	if err := r.flight.receive(&r.shipments[i]); err != nil {
+		r.forget(r.shipments[i].key.sql, err)
 		return nil, r.done(i, pgconn.CommandTag{}, err)
 	}
 	r.current = &Rows{call: r.call, shipment: r.shipments[i], batch: r, index: i}
@@ -210,13 +220,18 @@ func (r *batchResults) finish() error {
 		if err := r.flight.land(); r.err == nil {
 			r.err = err
 		}
+		for i := r.next; i < len(r.shipments); i++ { // not read: the server may know the names, we do not
+			if sh := &r.shipments[i]; sh.naming {
+				r.lease.unneeded = append(r.lease.unneeded, sh.named.name)
+			}
+		}
 	}
 	r.err = r.settle(r.err)
+	if r.tx == nil {
+		defer r.lease.release(r.ctx) // also when the tracer panics
+	}
 	if tr := r.lease.e.tracer.batch; tr != nil {
 		tr.TraceBatchEnd(r.ctx, r.lease.session.conn, pgx.TraceBatchEndData{Err: r.err})
-	}
-	if r.tx == nil {
-		r.lease.release(r.ctx)
 	}
 	return r.err
 }

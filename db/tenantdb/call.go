@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"reflect"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // call is the work of one caller on one leased connection: inside tx if that is set, else in a flight of its own, whose end
@@ -92,11 +95,11 @@ func (c *call) rescue(handedOver *bool) {
 // and gives the connection back.
 func (c *call) end(tag pgconn.CommandTag, err error) error {
 	err = c.settle(err)
+	if c.tx == nil {
+		defer c.lease.release(c.ctx) // also when the tracer panics
+	}
 	if tr := c.lease.e.tracer.query; tr != nil {
 		tr.TraceQueryEnd(c.ctx, c.lease.session.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
-	}
-	if c.tx == nil {
-		c.lease.release(c.ctx)
 	}
 	return err
 }
@@ -139,6 +142,14 @@ func (r *Rows) start(sql string, args []any) error {
 		if attempt > 0 || !again || errors.Is(err, errArguments) {
 			return err
 		}
+	}
+}
+
+// forget drops what is known of a statement that the server refused to start for a reason which an outdated description can
+// have. It costs a round trip, and spares the tenant from the same error for ever where nothing can be sent again.
+func (c *call) forget(sql string, err error) {
+	if planIsStale(err) || typesDisagree(err, false) {
+		c.scope.own.remove(sql)
 	}
 }
 
@@ -220,6 +231,11 @@ func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description) e
 			return fmt.Errorf("%w: expected %d, got %d", errArguments, len(sd.ParamOIDs), len(q.args))
 		}
 	}
+	if sd != nil {
+		if err := checkFractions(sd.ParamOIDs, q.args); err != nil {
+			return err
+		}
+	}
 	if err := b.Build(c.lease.session.conn.TypeMap(), sd, q.args); err != nil {
 		return err
 	}
@@ -249,10 +265,29 @@ func (r *Rows) fly(q query, desc *description, sure bool) error {
 	}
 	r.sent = true
 	if err := r.flight.receive(&r.shipment); err != nil {
+		r.forget(q.sql, err)
 		return err
 	}
 	if desc != nil && !sure {
 		r.scope.own.put(q.sql, desc.withColumns(r.shipment.fields))
+	}
+	return nil
+}
+
+// checkFractions refuses what pgx would cut off: a number with a fraction for a column of whole numbers. The column may have
+// been one of fractions for this tenant, which describing the statement anew tells.
+func checkFractions(oids []uint32, args []any) error {
+	for i, oid := range oids {
+		if oid != pgtype.Int2OID && oid != pgtype.Int4OID && oid != pgtype.Int8OID {
+			continue
+		}
+		v := reflect.ValueOf(args[i])
+		for v.Kind() == reflect.Pointer && !v.IsNil() {
+			v = v.Elem()
+		}
+		if v.CanFloat() && v.Float() != math.Trunc(v.Float()) {
+			return fmt.Errorf("failed to encode args[%d]: %v is not a whole number", i, v.Float())
+		}
 	}
 	return nil
 }

@@ -152,13 +152,19 @@ func (e *engine) newPool() (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
+// sessionTimeout bounds what is asked of a new connection: while it is made it counts, and nobody else can end it.
+const sessionTimeout = 10 * time.Second
+
 // sessionSQL asks what has to be true of every connection.
 const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path') IN ('', '""'), r.rolname,
-	r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication, r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
+	current_user <> session_user OR r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication,
+	r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
 	FROM pg_catalog.pg_roles r WHERE r.rolname = session_user`
 
 // prepareSession runs once for each new connection: it empties the base path, checks the login and finds out about poolers.
 func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout) // pgx bounds the connecting, not this
+	defer cancel()
 	var pid uint32
 	var emptyPath, mighty, inherits bool
 	var login string
@@ -168,7 +174,7 @@ func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	}
 	switch {
 	case mighty:
-		return fmt.Errorf("tenantdb: the login %q is a superuser, bypasses row security, replicates, or creates roles or databases: nothing "+
+		return fmt.Errorf("tenantdb: the login %q is a superuser, bypasses row security, replicates, creates roles or databases, or takes another role: nothing "+
 			"would hold a statement that left its tenant; use a login without rights", login)
 	case inherits:
 		return fmt.Errorf("tenantdb: the login %q inherits the rights of every tenant role; run: ALTER ROLE %s NOINHERIT",
@@ -230,8 +236,10 @@ func (e *engine) checkLogin(ctx context.Context) error {
 }
 
 const (
-	// ownRightsSQL reports what the login owns or was granted in this database. CONNECT does not count: it is the server's.
-	ownRightsSQL = `SELECT EXISTS (SELECT FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
+	// ownRightsSQL reports what the login owns or was granted in this database. CONNECT does not count.
+	ownRightsSQL = `SELECT pg_catalog.has_database_privilege(session_user, current_database(), 'CREATE')
+		OR pg_catalog.has_database_privilege(session_user, current_database(), 'TEMPORARY')
+		OR EXISTS (SELECT FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
 		WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = session_user AND d.deptype IN ('o', 'a')
 		AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))`
 	// inheritsSQL is for PostgreSQL 16 and newer, where each membership says whether it is inherited.

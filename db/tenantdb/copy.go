@@ -33,7 +33,9 @@ func (tx *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []stri
 	if tr != nil {
 		c.ctx = tr.TraceCopyFromStart(c.ctx, conn, pgx.TraceCopyFromStartData{TableName: table, ColumnNames: columns})
 	}
+	c.lease.flying = true // for a source that asks the same transaction
 	n, err := tx.inner.CopyFrom(c.ctx, table, columns, rows)
+	c.lease.flying = false
 	if err = c.settle(err); errors.Is(err, ErrRefused) {
 		n = 0
 	}

@@ -142,6 +142,6 @@ func (h Handle) query(ctx context.Context, sql string, args []any) (*Rows, error
 	if err != nil {
 		return nil, err
 	}
-	c := call{scope: s, lease: l, ctx: h.e.tracer.context(ctx, s)}
+	c := call{scope: s, lease: l, ctx: h.e.tracer.context(ctx, h.bound)}
 	return c.query(sql, args)
 }

@@ -78,3 +78,22 @@ func (d *descriptions) put(sql string, desc *description) {
 	defer d.mu.Unlock()
 	d.bySQL.put(sql, desc)
 }
+
+// describes reports whether the columns are those of the description.
+func (d *description) describes(fields []pgconn.FieldDescription) bool {
+	if len(fields) != len(d.sd.Fields) {
+		return false
+	}
+	for i := range fields {
+		if fields[i].DataTypeOID != d.sd.Fields[i].DataTypeOID {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *descriptions) remove(sql string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.bySQL.remove(sql)
+}

@@ -20,7 +20,12 @@
 //
 //   - The scope is not a sandbox for hostile SQL. A statement that itself calls set_config('role', …) can take another
 //     tenant's role, because the login is a member of both. The plain spellings are refused ([ErrRefused]); SQL that is put
-//     together at run time inside the database is not seen. Run only SQL that you wrote.
+//     together at run time inside the database is not seen. Run only SQL that you wrote. CALL and DO need a transaction, in
+//     which they cannot COMMIT the scope away.
+//   - State of the session that SQL leaves behind in ways that cannot be read off the statement (a function that calls
+//     set_config(…, false) or takes an advisory lock, a DO block in a transaction) is found by the next tenant on the
+//     connection: settings and locks, never rows. The plain spellings are refused.
+//   - A pgx.QueryTracer and a pgx.QueryRewriter are given pgx's connection, because pgx says so. They must not query on it.
 //   - Database-wide things have no schema: large objects, advisory locks, NOTIFY channels, pg_database.
 //   - A parameter's type is what the server said when the statement was first described. When a tenant's column has another
 //     type that PostgreSQL converts by itself, it does so.

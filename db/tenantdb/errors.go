@@ -3,6 +3,7 @@ package tenantdb
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -34,6 +35,7 @@ const (
 	codeInvalidText          = "22P02"
 	codeInvalidBinary        = "22P03"
 	codeProtocolViolation    = "08P01"
+	codeInternalError        = "XX000"
 )
 
 // scopeError dresses an error that the scope statement met.
@@ -68,6 +70,8 @@ func typesDisagree(err error, own bool) bool {
 		return true
 	case codeInvalidText, codeInvalidBinary:
 		return !own
+	case codeInternalError: // "cache lookup failed for type": a type that was dropped
+		return strings.HasPrefix(pgErr.Message, "cache lookup failed for type")
 	}
 	return false
 }

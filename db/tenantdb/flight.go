@@ -29,8 +29,7 @@ func (f *flight) begin(ctx context.Context, s *session, sc *scope, pooled bool) 
 		return err
 	}
 	for _, name := range s.unneeded {
-		f.size += messageSize
-		s.fe.SendClose(&pgproto3.Close{ObjectType: 'S', Name: name})
+		f.put((&pgproto3.Close{ObjectType: 'S', Name: name}).Encode(s.out))
 	}
 	f.closes = len(s.unneeded)
 	if sc == nil {
@@ -44,7 +43,7 @@ func (f *flight) begin(ctx context.Context, s *session, sc *scope, pooled bool) 
 		f.sendParse(name, scopeSQL, scopeParamOIDs)
 	}
 	f.sendBind(name, sc.args, nil, nil)
-	s.fe.SendExecute(executeAll)
+	f.put(executeAll.Encode(s.out))
 	return nil
 }
 
@@ -63,6 +62,7 @@ func (f *flight) depart() error {
 		return nil
 	}
 	if err := f.readScope(); err != nil {
+		f.s.scopeReady = f.s.scopeReady && !planIsStale(err)
 		return scopeError(f.scope, err)
 	}
 	return nil
@@ -117,11 +117,12 @@ func (f *flight) ship(key statementKey, desc *description, sure, repeated bool) 
 	}
 	st, seen := f.s.statements.get(key)
 	switch {
-	case seen && st.name != "":
+	case seen && st.name != "" && st.desc == desc:
 		sh.named = st
 	case seen || repeated:
 		sh.naming = true
-		sh.named = &statement{name: f.s.newName()}
+		f.s.statements.remove(key) // a name that was parsed with another description is closed
+		sh.named = &statement{name: f.s.newName(), desc: desc}
 		if f.naming == nil {
 			f.naming = make(map[statementKey]*statement)
 		}
@@ -145,11 +146,11 @@ func (f *flight) send(sh *shipment, args *pgx.ExtendedQueryBuilder, usualFormats
 	}
 	f.sendBind(name, args.ParamValues, args.ParamFormats, args.ResultFormats)
 	if sh.describes = sh.parses() || !usualFormats || len(sh.named.fields) == 0; sh.describes {
-		f.s.fe.SendDescribe(describePortal)
+		f.put(describePortal.Encode(f.s.out))
 	} else {
 		sh.fields = sh.named.fields
 	}
-	f.s.fe.SendExecute(executeAll)
+	f.put(executeAll.Encode(f.s.out))
 }
 
 // receive reads the answers that come before the statement is executed, and notes what the connection knows of it now. An
@@ -195,7 +196,7 @@ func (f *flight) receiveHead(sh *shipment) error {
 	switch msg := msg.(type) {
 	case *pgproto3.RowDescription:
 		sh.fields = fieldsOf(msg)
-		if sh.naming {
+		if sh.naming && sh.desc.describes(sh.fields) { // else each result is described
 			sh.named.fields = f.usual(sh.fields)
 		}
 	case *pgproto3.NoData:
@@ -218,7 +219,7 @@ func (f *flight) usual(fields []pgconn.FieldDescription) []pgconn.FieldDescripti
 func (f *flight) ask(sqls []string) ([]*description, error) {
 	for _, sql := range sqls {
 		f.sendParse("", sql, nil)
-		f.s.fe.SendDescribe(&pgproto3.Describe{ObjectType: 'S'})
+		f.put((&pgproto3.Describe{ObjectType: 'S'}).Encode(f.s.out))
 	}
 	if err := f.depart(); err != nil {
 		return nil, err

@@ -14,8 +14,6 @@ const (
 	plain class = iota
 	// inTransaction statements mean something only between BEGIN and COMMIT.
 	inTransaction
-	// procedural statements (CALL, DO) run anywhere, but may commit on their own, so they are never run a second time.
-	procedural
 	// refused statements would outlive the scope or end it.
 	refused
 )
@@ -23,8 +21,15 @@ const (
 // scopeSettings finds set_config called on one of the settings that make the scope.
 var scopeSettings = regexp.MustCompile(`(?i)\bset_config\s*\(\s*(?:E?'|\$\$)\s*(?:search_path|role|session_authorization)\b`)
 
+// sessionState finds functions that change what a later call on the connection finds; localSettings those uses of set_config
+// that end with the transaction.
+var (
+	sessionState  = regexp.MustCompile(`(?i)\b(?:set_config|setseed|pg_(?:try_)?advisory_lock(?:_shared)?)\s*\(`)
+	localSettings = regexp.MustCompile(`(?i)\bset_config\s*\(\s*'[^']*'\s*,[^()]*,\s*true\s*\)`)
+)
+
 // heldCursor finds cursors that would keep one tenant's rows on the connection after COMMIT.
-var heldCursor = regexp.MustCompile(`(?i)\bwith\s+hold\b`)
+var heldCursor = regexp.MustCompile(`(?i)\bhold\b`)
 
 // classify reads the first words of a statement. It catches mistakes; it is no defence against SQL written to deceive it.
 func classify(sql string) class {
@@ -48,10 +53,10 @@ func classify(sql string) class {
 		return inTransaction
 	case "set":
 		return classifySet(second, third)
-	case "call", "do":
-		return procedural
+	case "call", "do": // outside a transaction block they may COMMIT, and the rest would run without the scope
+		return inTransaction
 	}
-	if scopeSettings.MatchString(sql) {
+	if scopeSettings.MatchString(sql) || sessionState.MatchString(localSettings.ReplaceAllString(sql, "")) {
 		return refused
 	}
 	return plain
@@ -118,11 +123,11 @@ func skipBlank(s string) string {
 		s = strings.TrimLeft(s, " \t\r\n\f\v;")
 		switch {
 		case strings.HasPrefix(s, "--"):
-			_, after, found := strings.Cut(s, "\n")
-			if !found {
+			end := strings.IndexAny(s, "\r\n") // either ends a comment, says PostgreSQL
+			if end < 0 {
 				return ""
 			}
-			s = after
+			s = s[end:]
 		case strings.HasPrefix(s, "/*"):
 			s = skipBlockComment(s)
 		default:

@@ -103,6 +103,11 @@ func (r *Rows) Close() {
 	}
 	r.values = nil
 	if r.batch != nil {
+		if r.index == len(r.batch.shipments)-1 { // the last result is a success only when the commit is
+			if err := r.batch.flight.land(); r.err == nil {
+				r.err = err
+			}
+		}
 		r.err = r.batch.done(r.index, r.tag, r.err)
 		return
 	}

@@ -25,6 +25,10 @@ type session struct {
 	watcher *ctxwatch.ContextWatcher
 	// closing counts the goroutines that end connections; it is the engine's.
 	closing *sync.WaitGroup
+	// out is what the next flight will write. It is not pgconn's own buffer: pgconn appends its Terminate to that one when it
+	// gives a connection up, and would write again what a background write has not yet finished.
+	out    []byte
+	outErr error
 	// flying says that answers are still to be read.
 	flying bool
 	// scopeReady says that scopeName is parsed.
@@ -52,6 +56,8 @@ type statementKey struct {
 // statement is what a connection knows of a tenant's statement. Seen once it has no name; when it comes again it gets one.
 type statement struct {
 	name string // "" while unnamed
+	// desc is the description that the name was parsed with: arguments and results are coded by it and by no other.
+	desc *description
 	// fields are the columns in the formats that are asked for unless the caller says otherwise. Empty if there are none, or
 	// if they are not known before the statement runs.
 	fields []pgconn.FieldDescription
@@ -84,7 +90,8 @@ func (s *session) idle() bool {
 // abort closes the connection at once, and has the server stop what it does for it.
 func (s *session) abort() {
 	if s.pg.IsClosed() {
-		return // pgconn did it, and asks the server by itself
+		_ = s.pg.Conn().Close() // ends a write that nobody reads; pgconn asks the server by itself
+		return
 	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -23,14 +23,14 @@ func newTracer(t pgx.QueryTracer) tracer {
 }
 
 // context returns ctx with the tenant in it, for tracers to see also when the handle is bound.
-func (t tracer) context(ctx context.Context, s *scope) context.Context {
+func (t tracer) context(ctx context.Context, bound *tenant.Tenant) context.Context {
 	if t.query == nil {
 		return ctx
 	}
 	if _, err := tenant.FromContext(ctx); err == nil {
 		return ctx
 	}
-	return tenant.NewContext(ctx, s.tenant)
+	return tenant.NewContext(ctx, bound)
 }
 
 // connectOnly passes the making of connections on to the caller's tracer and keeps from it what we send ourselves.

@@ -2,6 +2,7 @@ package tenantdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -25,6 +26,9 @@ func (h Handle) Begin(ctx context.Context) (pgx.Tx, error) { return h.BeginTx(ct
 // The statement that sets the scope takes the snapshot of a repeatable-read or serializable transaction. Say the modes
 // in opts; SET TRANSACTION comes too late.
 func (h Handle) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
+	if opts.BeginQuery != "" || opts.CommitQuery != "" {
+		return nil, fmt.Errorf("%w: BeginQuery and CommitQuery; say the modes in the other options", ErrRefused)
+	}
 	s, l, err := h.lease(ctx)
 	if err != nil {
 		return nil, err
@@ -32,8 +36,11 @@ func (h Handle) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error)
 	opts.BeginQuery = beginSQL(opts) + s.beginSQL
 	inner, err := l.session.conn.BeginTx(ctx, opts)
 	if err != nil {
-		l.release(ctx) // which closes it: BEGIN has worked, what came after has not
-		return nil, scopeError(s, err)
+		if l.pg.TxStatus() == txFailed { // BEGIN has worked, what came after has not
+			err = scopeError(s, err)
+		}
+		l.release(ctx) // which closes a connection that is not idle
+		return nil, err
 	}
 	return &Tx{transaction: &transaction{scope: s, lease: l}, inner: inner}, nil
 }
@@ -46,9 +53,6 @@ func (h Handle) InTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
 
 // beginSQL spells opts. Commands sent together without parameters go as one simple query, which is one round trip.
 func beginSQL(opts pgx.TxOptions) string {
-	if opts.BeginQuery != "" {
-		return opts.BeginQuery
-	}
 	parts := []string{"BEGIN"}
 	if opts.IsoLevel != "" {
 		parts = append(parts, "ISOLATION LEVEL", string(opts.IsoLevel))
@@ -139,16 +143,19 @@ func (tx *Tx) finish(ctx context.Context, how func(context.Context) error) error
 	case !open:
 		return pgx.ErrTxClosed
 	case tx.lease.flying: // what is still to be read would be taken for the answer
-		if tx.outer == nil {
-			tx.lease.abort()
-		}
+		tx.lease.abort()
 		return errConnBusy
 	}
-	return how(ctx)
+	err := how(ctx)
+	var pgErr *pgconn.PgError
+	if err != nil && tx.outer != nil && !errors.As(err, &pgErr) {
+		tx.lease.abort() // what was to be undone is not, and must not be committed with the rest
+	}
+	return err
 }
 
 func (tx *Tx) call(ctx context.Context) call {
-	return call{ctx: tx.lease.e.tracer.context(ctx, tx.scope), scope: tx.scope, lease: tx.lease, tx: tx.transaction}
+	return call{ctx: tx.lease.e.tracer.context(ctx, tx.scope.tenant), scope: tx.scope, lease: tx.lease, tx: tx.transaction}
 }
 
 // Exec is Handle.Exec inside the transaction.
@@ -173,9 +180,14 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) (*Rows, error) 
 	return tx.call(ctx).query(sql, args)
 }
 
-// LargeObjects gives access to large objects. They belong to the database, not to the schema: a tenant's role may read only
-// its own, but they are not dropped, moved or exported with the tenant.
-func (tx *Tx) LargeObjects() pgx.LargeObjects { return tx.inner.LargeObjects() }
+// LargeObjects returns pgx's handle on a transaction that is closed: its methods return pgx.ErrTxClosed. Large objects belong to
+// the database and not to a schema; they are not dropped, moved or exported with the tenant. Who needs them all the same calls
+// lo_create and its kin in SQL, where the tenant's role owns what it creates.
+func (tx *Tx) LargeObjects() pgx.LargeObjects {
+	var b pgx.Batch
+	b.BeginTx(pgx.TxOptions{})
+	return pgx.FailedBatchResults(&b, pgx.ErrTxClosed).Tx().LargeObjects()
+}
 
 // Prepare is refused: a name would live on the connection, for the next tenant to find. Statements are prepared by
 // themselves.

@@ -17,9 +17,6 @@ var errConnBusy = errors.New("conn busy: read or close the rows of the last quer
 // for the other to read. A smaller one fits into any socket's buffer.
 const backgroundWrite = 4 << 10
 
-// messageSize is more than the fixed part of any of the messages that go with a statement, taken together.
-const messageSize = 64
-
 // cancelTimeout bounds the request that stops a query whose answer nobody waits for any more.
 const cancelTimeout = 5 * time.Second
 
@@ -29,8 +26,6 @@ const cancelTimeout = 5 * time.Second
 type wire struct {
 	s   *session
 	ctx context.Context
-	// size counts the bytes to be sent; it errs on the high side.
-	size int
 	// written gets the result of a background write.
 	written chan error
 	over    bool
@@ -53,22 +48,18 @@ func (w *wire) open(ctx context.Context, s *session) error {
 		return w.err
 	}
 	s.flying = true
+	s.out, s.outErr = s.out[:0], nil
 	return nil
 }
 
 func (w *wire) sendParse(name, sql string, oids []uint32) {
-	w.size += messageSize + len(name) + len(sql) + 4*len(oids)
-	w.s.fe.SendParse(&pgproto3.Parse{Name: name, Query: sql, ParameterOIDs: oids})
+	w.put((&pgproto3.Parse{Name: name, Query: sql, ParameterOIDs: oids}).Encode(w.s.out))
 }
 
 func (w *wire) sendBind(name string, values [][]byte, formats, resultFormats []int16) {
-	w.size += messageSize + len(name) + 2*len(formats) + 2*len(resultFormats)
-	for _, v := range values {
-		w.size += 4 + len(v)
-	}
 	b := &w.s.bind
 	b.PreparedStatement, b.ParameterFormatCodes, b.Parameters, b.ResultFormatCodes = name, formats, values, resultFormats
-	w.s.fe.SendBind(b)
+	w.put(b.Encode(w.s.out))
 	*b = pgproto3.Bind{}
 }
 
@@ -80,17 +71,42 @@ var (
 
 // sync sends everything. From here on the context's end breaks the conversation.
 func (w *wire) sync() error {
-	w.s.fe.SendSync(syncMessage)
+	w.put(syncMessage.Encode(w.s.out))
+	out, err := w.s.out, w.s.outErr
+	w.s.out, w.s.outErr = out[:0], nil
+	if err != nil { // a message that cannot be written; nothing was sent
+		w.over, w.err, w.s.flying = true, err, false
+		return err
+	}
+	conn := w.s.pg.Conn()
 	w.s.watcher.Watch(w.ctx)
-	if w.size < backgroundWrite {
-		if err := w.s.fe.Flush(); err != nil {
+	if len(out) < backgroundWrite {
+		if _, err := conn.Write(out); err != nil {
 			return w.breakOff(err)
 		}
 		return nil
 	}
+	w.s.out = nil
 	w.written = make(chan error, 1)
-	go func() { w.written <- w.s.fe.Flush() }()
+	go func() {
+		_, err := conn.Write(out)
+		if err != nil {
+			_ = conn.Close() // who waits for an answer need not
+		}
+		w.written <- err
+	}()
 	return nil
+}
+
+// put takes an encoded message. The first error stays and comes out of sync.
+func (w *wire) put(out []byte, err error) {
+	switch {
+	case w.s.outErr != nil:
+	case err != nil:
+		w.s.outErr = err
+	default:
+		w.s.out = out
+	}
 }
 
 // next returns the next answer. An error of the server ends the conversation and is returned as a *pgconn.PgError.
@@ -137,6 +153,8 @@ func (w *wire) drain() {
 			}
 		case *pgproto3.ReadyForQuery:
 			w.close()
+		case *pgproto3.CopyInResponse, *pgproto3.CopyBothResponse: // the server waits for data, for ever
+			_ = w.unexpected(msg)
 		}
 	}
 }
@@ -168,7 +186,10 @@ func (w *wire) breakOff(err error) error {
 	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) && w.ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", context.Cause(w.ctx), err)
+		err = fmt.Errorf("%w: %w", w.ctx.Err(), err)
+		if cause := context.Cause(w.ctx); !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
 	}
 	if w.err == nil {
 		w.err = err

@@ -14,7 +14,7 @@ var mutants = []mutant{
 	{"public is on the path", "scope.go", `path += ", pg_temp"`, `path += ", public, pg_temp"`},
 	{"names are not checked", "scope.go", "if err := t.Placement.Validate(); err != nil {", "if err := t.Placement.Validate(); err != nil && false {"},
 	{"a scope is kept when its tenant moves", "scope.go", "s.tenant == t || s.tenant.Placement == t.Placement", "s.tenant.ID == t.ID"},
-	{"the scope comes after the query", "flight.go", "	f.sendBind(name, sc.args, nil, nil)\n	s.fe.SendExecute(executeAll)\n	return nil", "	return nil"},
+	{"the scope comes after the query", "flight.go", "	f.sendBind(name, sc.args, nil, nil)\n	f.put(executeAll.Encode(s.out))\n	return nil", "	return nil"},
 	{"the scope's error is not read", "flight.go", "	if err := f.readScope(); err != nil {", "	if err := f.readScope(); err != nil && f.over && false {"},
 	{"the scope is left out in one flight of many", "flight.go", "	if sc == nil {\n		return nil\n	}\n	name := scopeName", "	if sc == nil || s.names == 3 {\n		f.scope = nil\n		return nil\n	}\n	name := scopeName"},
 
@@ -31,6 +31,9 @@ var mutants = []mutant{
 	{"a borrowed description counts as sure", "call.go", "return c.lease.e.shared.get(sql), false", "return c.lease.e.shared.get(sql), true"},
 	{"parameter types are left to the server", "flight.go", "oids = sh.desc.sd.ParamOIDs", "oids = nil"},
 	{"columns are remembered from an older description", "flight.go", "			sh.named.fields = f.usual(sh.fields)", "			sh.named.fields = f.usual(sh.desc.sd.Fields)"},
+	{"a name is used with another description than its own", "flight.go", "st.name != \"\" && st.desc == desc", "st.name != \"\""},
+	{"columns are decoded by another description than they are asked by", "flight.go", "sh.naming && sh.desc.describes(sh.fields)", "sh.naming"},
+	{"a fraction is cut off", "call.go", "v.Float() != math.Trunc(v.Float())", "false"},
 	{"a stale plan is kept", "flight.go", "			f.s.statements.remove(sh.key)", ""},
 	{"a statement is sent again in a transaction", "call.go", "return r.tx == nil && desc != nil", "return desc != nil"},
 	{"names are used again", "session.go", "	s.names++\n", "	s.names = s.names%2 + 1\n"},
@@ -45,10 +48,14 @@ var mutants = []mutant{
 	{"a transaction's connection is given back at a savepoint", "tx.go", "	if tx.outer == nil {\n		defer tx.lease.release(ctx)\n	}", "	defer tx.lease.release(ctx)"},
 	{"a broken flight's connection is used again", "wire.go", "	w.s.abort()\n", ""},
 	{"statements that end the scope are let through", "guard.go", "	case c == refused:", "	case c == refused && false:"},
+	{"a batch's last result does not wait for the commit", "rows.go", "r.index == len(r.batch.shipments)-1", "false"},
+	{"a savepoint that was not rolled back is kept", "tx.go", "err != nil && tx.outer != nil && !errors.As(err, &pgErr)", "err != nil && tx.outer != nil && false && errors.As(err, &pgErr)"},
+	{"a procedure may commit", "guard.go", "	case \"call\", \"do\":", "	case \"nothing\":"},
+	{"settings of the session are let through", "guard.go", "sessionState.MatchString(localSettings.ReplaceAllString(sql, \"\"))", "false"},
 	{"an argument's panic keeps the connection", "call.go", "if !*handedOver && c.tx == nil {", "if !*handedOver && c.tx == nil && false {"},
 	{"a callback's panic keeps the connection", "batch.go", "	defer func() { err = r.finish() }() // also when a callback panics\n	for r.err == nil && r.next < len(r.shipments) {\n		r.runNext()\n	}\n	return nil", "	for r.err == nil && r.next < len(r.shipments) {\n		r.runNext()\n	}\n	return r.finish()"},
 
-	{"everything is written before anything is read", "wire.go", "	if w.size < backgroundWrite {", "	if w.size >= 0 {"},
+	{"everything is written before anything is read", "wire.go", "	if len(out) < backgroundWrite {", "	if len(out) >= 0 {"},
 
 	// The login.
 	{"a login with rights is accepted", "config.go", "	case mighty:", "	case mighty && false:"},
