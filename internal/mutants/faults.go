@@ -33,7 +33,7 @@ var mutants = []mutant{
 	{"columns are remembered from an older description", "flight.go", "			sh.named.fields = f.usual(sh.fields)", "			sh.named.fields = f.usual(sh.desc.sd.Fields)"},
 	{"a name is used with another description than its own", "flight.go", "st.name != \"\" && st.desc == desc", "st.name != \"\""},
 	{"columns are decoded by another description than they are asked by", "flight.go", "sh.naming && sh.desc.describes(sh.fields)", "sh.naming"},
-	{"a fraction is cut off", "call.go", "v.Float() != math.Trunc(v.Float())", "false"},
+	{"a fraction is cut off", "call.go", "v.Float() != math.Trunc(v.Float())", "v.Float() < math.Inf(-1)"},
 	{"a stale plan is kept", "flight.go", "			f.s.statements.remove(sh.key)", ""},
 	{"a statement is sent again in a transaction", "call.go", "return r.tx == nil && desc != nil", "return desc != nil"},
 	{"names are used again", "session.go", "	s.names++\n", "	s.names = s.names%2 + 1\n"},
