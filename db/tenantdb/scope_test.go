@@ -141,7 +141,7 @@ func wantBare(t *testing.T, f *fleet, db *tenantdb.DB) {
 	defer conn.Release()
 	var empty bool
 	var user string
-	err = conn.QueryRow(t.Context(), "SELECT current_schemas(false) = '{}', current_user::text").Scan(&empty, &user)
+	err = conn.QueryRow(t.Context(), "SELECT current_setting('search_path') = '', current_user::text").Scan(&empty, &user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,6 +408,11 @@ func TestOpenRefusesALoginThatWouldNotHold(t *testing.T) {
 	if _, err := tenantdb.Open(t.Context(), tenantdb.Config{}); err == nil {
 		t.Error("an empty Config was accepted")
 	}
+	pgtest.Exec(t, f.url, "ALTER ROLE "+f.login+" CREATEDB")
+	if _, err := tenantdb.Open(t.Context(), tenantdb.Config{ConnConfig: f.connConfig(t)}); err == nil {
+		t.Error("a login that creates databases was accepted")
+	}
+	pgtest.Exec(t, f.url, "ALTER ROLE "+f.login+" NOCREATEDB")
 	pgtest.Exec(t, f.url, "GRANT SELECT ON ALL TABLES IN SCHEMA "+f.tenants[0].Placement.Schema+" TO "+f.login)
 	if _, err := tenantdb.Open(t.Context(), tenantdb.Config{ConnConfig: f.connConfig(t)}); err == nil {
 		t.Error("a login with a grant of its own was accepted")
