@@ -22,14 +22,16 @@ const (
 // DefaultCluster is the cluster that holds the registry itself.
 const DefaultCluster = "default"
 
-// Placement says where a tenant's data lives. The names in it are made by NewPlacement or read from the registry, whose
-// constraints hold them to the same grammar; see Validate.
+// Placement says where a tenant's data lives, and who may reach it. The names in it are made by NewPlacement or read from the
+// registry, whose constraints hold them to the same grammar; see Validate. Placements can be compared with ==.
 type Placement struct {
 	Cluster  string
 	Strategy Strategy
 	Database string
 	Schema   string
 	Role     string
+	// Login is the runtime login that may take the role; "" means the default one.
+	Login string
 }
 
 // maxNameLen is PostgreSQL's NAMEDATALEN - 1: longer identifiers are cut without an error.
@@ -46,7 +48,7 @@ var idEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadd
 
 // NewPlacement returns the placement by schema of a new tenant in the given cluster and database. Schema and role carry the
 // head of the slug, for the person who reads pg_namespace, and the whole id, which alone makes them unique: the function
-// is injective in id, whatever the slug.
+// is injective in id, whatever the slug. The login is the default one.
 func NewPlacement(id ID, slug Slug, cluster, database string) Placement {
 	label := strings.ReplaceAll(string(slug), "-", "_")
 	if len(label) > nameLabelLen {
@@ -62,9 +64,9 @@ func NewPlacement(id ID, slug Slug, cluster, database string) Placement {
 	}
 }
 
-// Validate checks that the schema and role names are safe to appear in SQL unquoted: [a-z0-9_], not starting with a digit,
-// at most 63 bytes, and not one of PostgreSQL's own (pg_…). No role is called none: setting the role to none gives up the
-// role that is set.
+// Validate checks that the names of the schema, the role and, if there is one, the login are safe to appear in SQL unquoted:
+// [a-z0-9_], not starting with a digit, at most 63 bytes, and not one of PostgreSQL's own (pg_…). No role is called none: setting
+// the role to none gives up the role that is set.
 func (p Placement) Validate() error {
 	if p.Strategy != SchemaStrategy {
 		return fmt.Errorf("placement: strategy %q is not supported; want %q", p.Strategy, SchemaStrategy)
@@ -75,7 +77,13 @@ func (p Placement) Validate() error {
 	if p.Role == "none" {
 		return fmt.Errorf("placement: role name %q means no role", p.Role)
 	}
-	return checkName("role", p.Role)
+	if err := checkName("role", p.Role); err != nil {
+		return err
+	}
+	if p.Login == "" {
+		return nil
+	}
+	return checkName("login", p.Login)
 }
 
 func checkName(kind, name string) error {

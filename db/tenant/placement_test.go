@@ -119,7 +119,7 @@ var nameTable = map[string]bool{
 	"\xff":                        false,
 }
 
-// validates reports whether Validate accepts the name, which must be the same for a schema and a role.
+// validates reports whether Validate accepts the name, which must be the same for a schema, a role and a login.
 func validates(t *testing.T, name string) bool {
 	t.Helper()
 	p := tenant.Placement{Strategy: tenant.SchemaStrategy, Schema: name, Role: "r"}
@@ -127,6 +127,10 @@ func validates(t *testing.T, name string) bool {
 	p.Schema, p.Role = "t", name
 	if roleErr := p.Validate(); (roleErr == nil) != (schemaErr == nil) && name != "none" {
 		t.Errorf("%q: schema %v, role %v", name, schemaErr, roleErr)
+	}
+	p.Role, p.Login = "r", name
+	if loginErr := p.Validate(); (loginErr == nil) != (schemaErr == nil) && name != "" {
+		t.Errorf("%q: schema %v, login %v", name, schemaErr, loginErr)
 	}
 	return schemaErr == nil
 }
@@ -149,6 +153,7 @@ func TestValidate(t *testing.T) {
 		"no role":           {Strategy: tenant.SchemaStrategy, Schema: "t"},
 		"the absent role":   {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "none"},
 		"role with a quote": {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r'"},
+		"login in quotes":   {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r", Login: `"l"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -156,6 +161,18 @@ func TestValidate(t *testing.T) {
 				t.Errorf("%+v is accepted", p)
 			}
 		})
+	}
+}
+
+func TestTheDefaultLoginHasNoName(t *testing.T) {
+	t.Parallel()
+	p := tenant.Placement{Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r"}
+	if err := p.Validate(); err != nil {
+		t.Error(err)
+	}
+	other := p
+	if other.Login = "run_1"; other == p || other.Validate() != nil {
+		t.Errorf("%+v is refused, or is the same placement as with the default login", other)
 	}
 }
 

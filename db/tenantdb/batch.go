@@ -33,7 +33,7 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 func (c call) sendBatch(b *pgx.Batch) pgx.BatchResults {
 	r := &batchResults{call: c, queued: b.QueuedQueries}
 	if tr := c.lease.e.tracer.batch; tr != nil {
-		r.ctx = tr.TraceBatchStart(c.ctx, c.lease.session.conn, pgx.TraceBatchStartData{Batch: b})
+		r.ctx = tr.TraceBatchStart(c.ctx, c.lease.conn, pgx.TraceBatchStartData{Batch: b})
 	}
 	handedOver := false
 	defer c.rescue(&handedOver)
@@ -191,7 +191,7 @@ func (r *batchResults) done(i int, tag pgconn.CommandTag, err error) error {
 	}
 	if tr := r.lease.e.tracer.batch; tr != nil {
 		qq := r.queued[i]
-		tr.TraceBatchQuery(r.ctx, r.lease.session.conn, pgx.TraceBatchQueryData{
+		tr.TraceBatchQuery(r.ctx, r.lease.conn, pgx.TraceBatchQueryData{
 			SQL: qq.SQL, Args: qq.Arguments, CommandTag: tag, Err: err, ReadStartTime: r.started})
 	}
 	return err
@@ -231,7 +231,7 @@ func (r *batchResults) finish() error {
 		defer r.lease.release(r.ctx) // also when the tracer panics
 	}
 	if tr := r.lease.e.tracer.batch; tr != nil {
-		tr.TraceBatchEnd(r.ctx, r.lease.session.conn, pgx.TraceBatchEndData{Err: r.err})
+		tr.TraceBatchEnd(r.ctx, r.lease.conn, pgx.TraceBatchEndData{Err: r.err})
 	}
 	return r.err
 }

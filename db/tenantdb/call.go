@@ -60,7 +60,7 @@ options:
 	q.args = args
 	if rewriter != nil {
 		var err error
-		if q.sql, q.args, err = rewriter.RewriteQuery(c.ctx, c.lease.session.conn, sql, args); err != nil {
+		if q.sql, q.args, err = rewriter.RewriteQuery(c.ctx, c.lease.conn, sql, args); err != nil {
 			return q, fmt.Errorf("rewrite query failed: %w", err)
 		}
 	}
@@ -73,7 +73,7 @@ func (c call) query(sql string, args []any) (*Rows, error) {
 	handedOver := false
 	defer r.rescue(&handedOver)
 	if tr := c.lease.e.tracer.query; tr != nil {
-		r.ctx = tr.TraceQueryStart(c.ctx, c.lease.session.conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
+		r.ctx = tr.TraceQueryStart(c.ctx, c.lease.conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
 	}
 	err := r.start(sql, args)
 	handedOver = true
@@ -99,7 +99,7 @@ func (c *call) end(tag pgconn.CommandTag, err error) error {
 		defer c.lease.release(c.ctx) // also when the tracer panics
 	}
 	if tr := c.lease.e.tracer.query; tr != nil {
-		tr.TraceQueryEnd(c.ctx, c.lease.session.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
+		tr.TraceQueryEnd(c.ctx, c.lease.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
 	}
 	return err
 }
@@ -236,7 +236,7 @@ func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description) e
 			return err
 		}
 	}
-	if err := b.Build(c.lease.session.conn.TypeMap(), sd, q.args); err != nil {
+	if err := b.Build(c.lease.conn.TypeMap(), sd, q.args); err != nil {
 		return err
 	}
 	switch {

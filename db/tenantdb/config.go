@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/maypok86/otter/v2"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
 )
@@ -34,8 +32,21 @@ type Config struct {
 	// Tracer, if it implements pgx's QueryTracer, BatchTracer or CopyFromTracer, is told of each caller's statement once, with
 	// the tenant in the context; pgx's ConnectTracer works as usual.
 	ConnConfig *pgx.ConnConfig
+	// Login says how to connect as another login than that of ConnConfig, for tenants whose Placement.Login names one;
+	// directory.LoginConn does. It is called each time a connection is opened. Defaults to none: such a tenant is an error.
+	Login func(ctx context.Context, name string) (*pgx.ConnConfig, error)
 	// MaxConns is the most connections that are open at once. Defaults to 4 for each CPU.
 	MaxConns int
+	// Lanes is the number of small pools that MaxConns is divided into. A tenant's calls go to the connections of its home lane,
+	// or of a second one when those are busy, so that a connection sees few tenants and its caches stay small and warm. More
+	// lanes than connections are not possible. Defaults to one for each connection.
+	Lanes int
+	// MaxConnsPerTenant is a tenant's share: the most connections that it holds at once, so that a flood of calls from one
+	// leaves the others room. Its further calls wait. Defaults to half of MaxConns, but not less than 2.
+	MaxConnsPerTenant int
+	// MaxTenantsPerConn is how many distinct tenants a connection serves before it is replaced: the server process behind it
+	// keeps in memory what it learnt of every table. Defaults to 400, which is about 64 MB at ten tables each.
+	MaxTenantsPerConn int
 	// MaxConnLifetime is how long a connection is used before it is replaced. Defaults to an hour.
 	MaxConnLifetime time.Duration
 	// MaxConnIdleTime is how long a connection may lie idle before it is closed. Defaults to 30 minutes.
@@ -47,6 +58,11 @@ type Config struct {
 	StatementCacheSize int
 	// ExtensionSchema is a schema that every tenant has on its path after its own, for shared extensions. Defaults to none.
 	ExtensionSchema string
+	// Settings returns what else is set for a tenant's calls, such as statement_timeout, by name. It is part of the scope: set
+	// with it, and gone with it. The names of the scope itself (search_path, role) and of what pgx relies on (client_encoding,
+	// standard_conforming_strings) are refused, as are values with a quote or a backslash. It is called for every new record of
+	// a tenant, from many goroutines, and should be quick. Defaults to none.
+	Settings func(*tenant.Tenant) map[string]string
 	// Pooler says whether a transaction pooler stands in between. Defaults to PoolerAuto.
 	Pooler Pooler
 	// Logger gets what an operator should know. Defaults to discarding it.
@@ -56,6 +72,20 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.MaxConns == 0 {
 		c.MaxConns = 4 * runtime.GOMAXPROCS(0)
+	}
+	if c.Lanes == 0 {
+		c.Lanes = c.MaxConns
+	}
+	if c.MaxConnsPerTenant == 0 {
+		c.MaxConnsPerTenant = min(max(2, (c.MaxConns+1)/2), c.MaxConns)
+	}
+	if c.MaxTenantsPerConn == 0 {
+		c.MaxTenantsPerConn = 400
+	}
+	if c.Login == nil {
+		c.Login = func(context.Context, string) (*pgx.ConnConfig, error) {
+			return nil, errors.New("Config.Login is not set; give it directory.LoginConn")
+		}
 	}
 	if c.MaxConnLifetime == 0 {
 		c.MaxConnLifetime = time.Hour
@@ -81,6 +111,12 @@ func (c Config) validate() error {
 		return errors.New("tenantdb: ConnConfig is missing; give it the runtime login, made by pgx.ParseConfig or directory.RuntimeConn")
 	case c.MaxConns < 1:
 		return fmt.Errorf("tenantdb: MaxConns is %d; want at least 1", c.MaxConns)
+	case c.Lanes < 1 || c.Lanes > c.MaxConns:
+		return fmt.Errorf("tenantdb: Lanes is %d; want 1 to %d, the number of connections", c.Lanes, c.MaxConns)
+	case c.MaxConnsPerTenant < 1 || c.MaxConnsPerTenant > c.MaxConns:
+		return fmt.Errorf("tenantdb: MaxConnsPerTenant is %d; want 1 to %d, the number of connections", c.MaxConnsPerTenant, c.MaxConns)
+	case c.MaxTenantsPerConn < 1:
+		return fmt.Errorf("tenantdb: MaxTenantsPerConn is %d; want at least 1", c.MaxTenantsPerConn)
 	case c.StatementCacheSize < 1:
 		return fmt.Errorf("tenantdb: StatementCacheSize is %d; want at least 1", c.StatementCacheSize)
 	case c.Pooler != PoolerAuto && c.Pooler != PoolerNone && c.Pooler != PoolerTransaction:
@@ -88,161 +124,3 @@ func (c Config) validate() error {
 	}
 	return nil
 }
-
-// Open connects as the runtime login and checks that the login is fit for the task: it must have no power over the server
-// (superuser, BYPASSRLS, REPLICATION, CREATEROLE, CREATEDB), own nothing and have been granted nothing in the database, and not
-// inherit the rights of the roles that it is a member of. Behind a pooler its own search_path must be empty; on a direct
-// connection it is emptied. The returned DB is safe for concurrent use; Close it.
-func Open(ctx context.Context, cfg Config) (*DB, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.validate(); err != nil {
-		return nil, err
-	}
-	e := &engine{
-		cfg:    cfg,
-		shared: newDescriptions(descriptionsShared),
-		slots:  make(chan struct{}, cfg.MaxConns),
-		tracer: newTracer(cfg.ConnConfig.Tracer),
-	}
-	e.pooled.Store(cfg.Pooler == PoolerTransaction)
-	var err error
-	e.scopes, err = otter.New(&otter.Options[tenant.ID, *scope]{MaximumSize: maxScopes})
-	if err != nil {
-		return nil, fmt.Errorf("tenantdb: %w", err)
-	}
-	if e.pool, err = e.newPool(); err != nil {
-		return nil, err
-	}
-	if err := e.checkLogin(ctx); err != nil {
-		e.close()
-		return nil, err
-	}
-	return &DB{Handle{e: e}}, nil
-}
-
-func (e *engine) newPool() (*pgxpool.Pool, error) {
-	cc := e.cfg.ConnConfig.Copy()
-	// Only our flights make named statements, and only for one tenant each: pgx must not make any that are keyed by SQL.
-	cc.StatementCacheCapacity = 0
-	cc.DescriptionCacheCapacity = 0
-	cc.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
-	cc.Tracer = connectTracer(cc.Tracer)
-	delete(cc.RuntimeParams, "search_path")
-	delete(cc.RuntimeParams, "role")
-
-	pc, err := pgxpool.ParseConfig(cc.ConnString())
-	if err != nil {
-		return nil, fmt.Errorf("tenantdb: %w", err)
-	}
-	pc.ConnConfig = cc
-	pc.MaxConns = int32(min(e.cfg.MaxConns, 1<<20))
-	pc.MinConns, pc.MinIdleConns = 0, 0
-	pc.MaxConnLifetime = e.cfg.MaxConnLifetime
-	pc.MaxConnLifetimeJitter = e.cfg.MaxConnLifetime / 10
-	pc.MaxConnIdleTime = e.cfg.MaxConnIdleTime
-	pc.AfterConnect = e.prepareSession
-	// A connection that lay idle is looked at without a round trip; only one that looks broken is asked.
-	pc.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
-		return p.IdleDuration > time.Second && !quiet(p.Conn.PgConn().Conn())
-	}
-	pool, err := pgxpool.NewWithConfig(context.Background(), pc)
-	if err != nil {
-		return nil, fmt.Errorf("tenantdb: %w", err)
-	}
-	return pool, nil
-}
-
-// sessionTimeout bounds what is asked of a new connection: while it is made it counts, and nobody else can end it.
-const sessionTimeout = 10 * time.Second
-
-// sessionSQL asks what has to be true of every connection.
-const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path') IN ('', '""'), r.rolname,
-	current_user <> session_user OR r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication,
-	r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
-	FROM pg_catalog.pg_roles r WHERE r.rolname = session_user`
-
-// prepareSession runs once for each new connection: it empties the base path, checks the login and finds out about poolers.
-func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, sessionTimeout) // pgx bounds the connecting, not this
-	defer cancel()
-	var pid uint32
-	var emptyPath, mighty, inherits bool
-	var login string
-	err := conn.QueryRow(ctx, sessionSQL, pgx.QueryExecModeExec).Scan(&pid, &emptyPath, &login, &mighty, &inherits)
-	if err != nil {
-		return err
-	}
-	switch {
-	case mighty:
-		return fmt.Errorf("tenantdb: the login %q is a superuser, bypasses row security, replicates, creates roles or databases, or takes another role: nothing "+
-			"would hold a statement that left its tenant; use a login without rights", login)
-	case inherits:
-		return fmt.Errorf("tenantdb: the login %q inherits the rights of every tenant role; run: ALTER ROLE %s NOINHERIT",
-			login, pgx.Identifier{login}.Sanitize())
-	}
-	if pid != conn.PgConn().PID() && e.cfg.Pooler == PoolerAuto && !e.pooled.Swap(true) {
-		e.cfg.Logger.WarnContext(ctx, "a transaction pooler stands before PostgreSQL: named statements are off",
-			"hint", "set the pooler mode to transaction to say so")
-	}
-	switch {
-	case emptyPath:
-	case e.pooled.Load(): // a setting of the session would stay on a backend that is not ours alone
-		return fmt.Errorf("tenantdb: the base search_path of login %q is not empty; run: ALTER ROLE %s SET search_path = ''",
-			login, pgx.Identifier{login}.Sanitize())
-	default:
-		if _, err := conn.Exec(ctx, "SELECT pg_catalog.set_config('search_path', '', false)"); err != nil {
-			return err
-		}
-	}
-	conn.PgConn().CustomData()[sessionKey] = newSession(conn, e.cfg.StatementCacheSize, &e.closing)
-	return nil
-}
-
-// checkLogin makes the first connection, so that Open fails and not the first request, and asks what is too dear to ask of
-// each connection.
-func (e *engine) checkLogin(ctx context.Context) error {
-	conn, err := e.pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("tenantdb: connect: %w", err)
-	}
-	defer conn.Release()
-	var version int
-	err = conn.QueryRow(ctx, "SELECT pg_catalog.current_setting('server_version_num')::int", pgx.QueryExecModeExec).Scan(&version)
-	if err != nil {
-		return fmt.Errorf("tenantdb: %w", err)
-	}
-	if version < 150000 {
-		return fmt.Errorf("tenantdb: PostgreSQL 15 or newer is required; the server says %d", version)
-	}
-	var owns bool
-	if err := conn.QueryRow(ctx, ownRightsSQL, pgx.QueryExecModeExec).Scan(&owns); err != nil {
-		return fmt.Errorf("tenantdb: %w", err)
-	}
-	if owns {
-		return errors.New("tenantdb: the login owns something in this database or was granted rights there, so a statement that " +
-			"left its tenant could still read it; REVOKE them, and grant to the tenants' roles instead")
-	}
-	if version < 160000 {
-		return nil
-	}
-	var inherits bool
-	if err := conn.QueryRow(ctx, inheritsSQL, pgx.QueryExecModeExec).Scan(&inherits); err != nil {
-		return fmt.Errorf("tenantdb: %w", err)
-	}
-	if inherits {
-		return errors.New("tenantdb: the login inherits the rights of a role; grant tenant roles to it WITH INHERIT FALSE")
-	}
-	return nil
-}
-
-const (
-	// ownRightsSQL reports what the login owns or was granted in this database. CONNECT does not count.
-	ownRightsSQL = `SELECT pg_catalog.has_database_privilege(session_user, current_database(), 'CREATE')
-		OR pg_catalog.has_database_privilege(session_user, current_database(), 'TEMPORARY')
-		OR EXISTS (SELECT FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
-		WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = session_user AND d.deptype IN ('o', 'a')
-		AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))`
-	// inheritsSQL is for PostgreSQL 16 and newer, where each membership says whether it is inherited.
-	inheritsSQL = `SELECT EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid = m.member
-		WHERE r.rolname = session_user AND m.inherit_option)`
-)

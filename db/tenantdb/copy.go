@@ -28,7 +28,7 @@ func (tx *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []stri
 		return 0, err
 	}
 	c := tx.call(ctx)
-	conn := c.lease.session.conn
+	conn := c.lease.conn
 	tr := c.lease.e.tracer.copy
 	if tr != nil {
 		c.ctx = tr.TraceCopyFromStart(c.ctx, conn, pgx.TraceCopyFromStartData{TableName: table, ColumnNames: columns})

@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/maypok86/otter/v2"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
@@ -25,7 +24,7 @@ func (db *DB) Close() { db.e.close() }
 
 // Ping reports whether a connection can be had and answers. It is in no tenant and reads nothing.
 func (db *DB) Ping(ctx context.Context) error {
-	l, err := db.e.acquire(ctx)
+	l, err := db.e.acquire(ctx, db.e.nobody)
 	if err != nil {
 		return err
 	}
@@ -33,49 +32,47 @@ func (db *DB) Ping(ctx context.Context) error {
 	return l.pg.Ping(ctx)
 }
 
-// Stat says how the connections are used at this moment.
-func (db *DB) Stat() Stat {
-	s := db.e.pool.Stat()
-	return Stat{Max: cap(db.e.slots), Open: int(s.TotalConns()), InUse: int(s.AcquiredConns()), Created: s.NewConnsCount()}
-}
-
-// Stat are numbers of connections.
-type Stat struct {
-	Max     int   // that may be open at once
-	Open    int   // that are open, or being opened
-	InUse   int   // that are leased
-	Created int64 // that were ever opened
-}
-
 // engine is what all handles of one DB share.
 type engine struct {
 	cfg    Config
-	pool   *pgxpool.Pool
-	slots  chan struct{} // one element for each connection in use
+	lanes  *lanes
+	nobody *load // of calls that are in no tenant
 	scopes *otter.Cache[tenant.ID, *scope]
 	shared *descriptions // only universal ones
 	tracer tracer
 	pooled atomic.Bool // a transaction pooler stands in between
 
-	closed  atomic.Bool
-	closing sync.WaitGroup // connections on their way out
+	fitMu sync.Mutex
+	fit   map[string]bool // logins that were checked; guarded by fitMu
+
+	end     context.CancelFunc // ends what runs in the background
+	working sync.WaitGroup     // goroutines that open, end or look after connections
+	ending  sync.Once
 }
 
 func (e *engine) close() {
-	e.closed.Store(true)
-	e.pool.Close()
-	e.closing.Wait()
-	e.scopes.StopAllGoroutines()
+	e.ending.Do(func() {
+		e.lanes.close()
+		e.end()
+		e.working.Wait()
+		e.scopes.StopAllGoroutines()
+	})
 }
 
 // scopeOf returns the scope of a tenant.
 func (e *engine) scopeOf(t *tenant.Tenant) (*scope, error) {
-	if s, ok := e.scopes.GetIfPresent(t.ID); ok && s.fits(t) {
-		return s, nil
+	old, ok := e.scopes.GetIfPresent(t.ID)
+	if ok && old.tenant == t {
+		return old, nil
 	}
-	s, err := newScope(t, e.cfg.ExtensionSchema)
-	if err != nil {
+	s, err := newScope(t, e.cfg)
+	switch {
+	case err != nil:
 		return nil, err
+	case ok && old.holdsLike(s):
+		return old, nil
+	case ok && old.load.login == s.load.login:
+		s.load = old.load
 	}
 	e.scopes.Set(t.ID, s)
 	return s, nil
@@ -112,7 +109,7 @@ func (h Handle) lease(ctx context.Context) (*scope, *lease, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := h.e.acquire(ctx)
+	l, err := h.e.acquire(ctx, s.load)
 	return s, l, err
 }
 

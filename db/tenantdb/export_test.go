@@ -1,12 +1,31 @@
 package tenantdb
 
-import "github.com/jackc/pgx/v5/pgxpool"
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // ScopeSQL is what is sent before each query.
 const ScopeSQL = scopeSQL
 
-// RawPool is the pool under db. Only tests see it: they check what a connection looks like between calls.
-func (db *DB) RawPool() *pgxpool.Pool { return db.e.pool }
+// ScopeOIDs are the types of its parameters.
+var ScopeOIDs = []uint32{25, regnamespaceOID, 25}
+
+// RawConn lends fn a connection as it is between calls.
+func (db *DB) RawConn(tb testing.TB, fn func(ctx context.Context, conn *pgx.Conn)) {
+	tb.Helper()
+	l, err := db.e.acquire(tb.Context(), db.e.nobody)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.release(tb.Context())
+	fn(tb.Context(), l.conn)
+}
+
+// Reset closes the connections that are free.
+func (db *DB) Reset() { db.e.lanes.closeIdle(func(*session) bool { return true }) }
 
 // Pooled reports whether db works for a transaction pooler.
 func (db *DB) Pooled() bool { return db.e.pooled.Load() }

@@ -33,8 +33,9 @@ var (
 
 // fleet is a database with tenants in it. Every tenant has the same ids, and every row says whose it is.
 type fleet struct {
-	url     string // the administrator's
-	login   string // the runtime login
+	url     string   // the administrator's
+	login   string   // the runtime login
+	logins  []string // more of them
 	tenants []*tenant.Tenant
 }
 
@@ -81,7 +82,7 @@ func (f *fleet) dropRoles(t testing.TB) {
 		return
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	roles := []string{f.login}
+	roles := append([]string{f.login}, f.logins...)
 	for _, tn := range f.tenants {
 		roles = append(roles, tn.Placement.Role)
 	}

@@ -35,12 +35,12 @@ func (f *flight) begin(ctx context.Context, s *session, sc *scope, pooled bool) 
 	if sc == nil {
 		return nil
 	}
-	name := scopeName
+	name := sc.name
 	if pooled {
 		name = ""
 	}
-	if f.parsesScope = pooled || !s.scopeReady; f.parsesScope {
-		f.sendParse(name, scopeSQL, scopeParamOIDs)
+	if f.parsesScope = pooled || !s.scopes[name]; f.parsesScope {
+		f.sendParse(name, sc.sql, sc.oids)
 	}
 	f.sendBind(name, sc.args, nil, nil)
 	f.put(executeAll.Encode(s.out))
@@ -62,7 +62,9 @@ func (f *flight) depart() error {
 		return nil
 	}
 	if err := f.readScope(); err != nil {
-		f.s.scopeReady = f.s.scopeReady && !planIsStale(err)
+		if planIsStale(err) {
+			delete(f.s.scopes, f.scope.name)
+		}
 		return scopeError(f.scope, err)
 	}
 	return nil
@@ -74,12 +76,11 @@ func (f *flight) readScope() error {
 		if _, err := expect[*pgproto3.ParseComplete](&f.wire); err != nil {
 			return err
 		}
-		f.s.scopeReady = !f.pooled
+		if !f.pooled {
+			f.s.scopes[f.scope.name] = true
+		}
 	}
 	if _, err := expect[*pgproto3.BindComplete](&f.wire); err != nil {
-		return err
-	}
-	if _, err := expect[*pgproto3.DataRow](&f.wire); err != nil {
 		return err
 	}
 	_, err := expect[*pgproto3.CommandComplete](&f.wire)

@@ -2,97 +2,525 @@ package tenantdb
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
-// lease is the use of one connection by one call, transaction or result set. It ends once.
-type lease struct {
-	e    *engine
-	conn *pgxpool.Conn
-	*session
-	once sync.Once
+// roamAfter is how long a call waits for its tenant's own lanes before any lane will do. It is long against a query, which is
+// worth waiting for because a connection that knows the tenant answers faster, and short against a transaction.
+const roamAfter = 2 * time.Millisecond
+
+// lanes share out the connections to a cluster. They are split into lanes, small pools: a tenant has a home lane, chosen by
+// rendezvous hashing of its id, and spills to a second one when the home is busy, so that few connections ever see its tables.
+// Whoever waits, waits in its tenant's queue, and a connection that becomes free goes to the tenants in turn. A tenant holds
+// at most its share. One lock guards it all; nothing is waited for under it.
+type lanes struct {
+	cfg  Config
+	dial func(ctx context.Context, login string) (*session, error)
+	// ctx is the engine's life. A connection outlasts the call that it was opened for.
+	ctx     context.Context
+	working *sync.WaitGroup // goroutines that open and close connections
+	leased  sync.WaitGroup  // leases that are out
+
+	mu  sync.Mutex
+	all []*lane
+	// logins are the runtime logins that were asked for, in that order. They divide the lanes.
+	logins []string
+	// turns are the tenants that wait, the one whose turn is next in front.
+	turns  []*load
+	closed bool
 }
 
-// acquire takes a free connection, waiting for one if it must.
-func (e *engine) acquire(ctx context.Context) (*lease, error) {
-	if e.closed.Load() {
-		return nil, ErrClosed
+// lane is a small pool. Guarded by lanes.mu.
+type lane struct {
+	index, size int
+	idle        []*session // the one used last is at the end
+	open        int        // connections that are open or being opened
+	stat        LaneStat
+}
+
+// load is what one tenant has and wants. Guarded by lanes.mu, but for login.
+type load struct {
+	id    tenant.ID
+	login string // "" is the default one
+
+	divided      int // len(lanes.logins) when home and second were chosen
+	home, second *lane
+	held         int
+	queue        []*waiter
+}
+
+// waiter is a call that waits for a connection.
+type waiter struct {
+	ctx     context.Context
+	load    *load
+	granted chan grant // of size 1
+	roams   bool       // any lane will do
+}
+
+type grant struct {
+	session *session
+	err     error
+}
+
+func newLanes(ctx context.Context, cfg Config, working *sync.WaitGroup, dial func(context.Context, string) (*session, error)) *lanes {
+	p := &lanes{cfg: cfg, ctx: ctx, dial: dial, working: working, all: make([]*lane, cfg.Lanes)}
+	for i := range p.all {
+		size := cfg.MaxConns / cfg.Lanes
+		if i < cfg.MaxConns%cfg.Lanes {
+			size++
+		}
+		p.all[i] = &lane{index: i, size: size}
 	}
+	working.Go(p.reap)
+	return p
+}
+
+// acquire takes a connection for the tenant, waiting for one if it must.
+func (p *lanes) acquire(ctx context.Context, t *load) (*session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("context already done: %w", err)
 	}
-	if err := e.takeSlot(ctx); err != nil {
-		return nil, err
-	}
-	conn, err := e.pool.Acquire(ctx)
-	if err != nil {
-		<-e.slots
-		if e.closed.Load() {
-			return nil, ErrClosed
+	for {
+		s, w, err := p.take(ctx, t)
+		if w != nil {
+			s, err = p.wait(w)
 		}
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		if s.lives(ctx) {
+			return s, nil
+		}
+		p.release(s, t, false)
 	}
-	s, ok := conn.Conn().PgConn().CustomData()[sessionKey].(*session)
-	if !ok {
-		panic("tenantdb: a connection without a session came out of the pool")
-	}
-	return &lease{e: e, conn: conn, session: s}, nil
 }
 
-// takeSlot waits for the right to use a connection. There are as many slots as connections, so that the wait happens here,
-// first come first served, with an error of ours when it takes too long.
-func (e *engine) takeSlot(ctx context.Context) error {
-	select {
-	case e.slots <- struct{}{}:
-		return nil
-	default:
+// take leases a connection that is free, or puts the call in the queue.
+func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, ErrClosed
 	}
-	timer := time.NewTimer(e.cfg.AcquireTimeout)
+	p.place(t)
+	if len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant {
+		if s := p.pick(t, false); s != nil {
+			if s.lane != t.home && t.home.open < t.home.size { // so that the next call finds it
+				p.startDial(t.home, t.login, nil)
+			}
+			p.lend(s, t)
+			return s, nil, nil
+		}
+	}
+	w := &waiter{ctx: ctx, load: t, granted: make(chan grant, 1)}
+	t.home.stat.Waits++
+	t.queue = append(t.queue, w)
+	if len(t.queue) == 1 {
+		p.turns = append(p.turns, t)
+	}
+	if t.held < p.cfg.MaxConnsPerTenant {
+		p.raise(t, w)
+	}
+	return nil, w, nil
+}
+
+// wait waits until the call is granted a connection, gives up or is called off.
+func (p *lanes) wait(w *waiter) (*session, error) {
+	timer := time.NewTimer(min(roamAfter, p.cfg.AcquireTimeout))
 	defer timer.Stop()
-	select {
-	case e.slots <- struct{}{}:
-		return nil
-	case <-timer.C:
-		return fmt.Errorf("%w: waited %s, all %d are in use", ErrBusy, e.cfg.AcquireTimeout, cap(e.slots))
-	case <-ctx.Done():
-		return fmt.Errorf("%w: all %d are in use: %w", ErrBusy, cap(e.slots), context.Cause(ctx))
+	roams := false
+	for {
+		select {
+		case g := <-w.granted:
+			return g.session, g.err
+		case <-timer.C:
+			if !roams && p.cfg.AcquireTimeout > roamAfter {
+				roams = true
+				p.roam(w)
+				timer.Reset(p.cfg.AcquireTimeout - roamAfter)
+				continue
+			}
+			if why, ok := p.withdraw(w); ok {
+				return nil, fmt.Errorf("%w: waited %s, %s", ErrBusy, p.cfg.AcquireTimeout, why)
+			}
+			g := <-w.granted
+			return g.session, g.err
+		case <-w.ctx.Done():
+			why, ok := p.withdraw(w)
+			if !ok {
+				if g := <-w.granted; g.session != nil {
+					p.release(g.session, w.load, true)
+				}
+			}
+			return nil, fmt.Errorf("%w: %s: %w", ErrBusy, why, context.Cause(w.ctx))
+		}
 	}
 }
 
-// release ends the lease. The connection goes back to the pool only if nothing is left on it: it is open, idle, outside any
-// transaction, and no cancel can still be under way to it. Otherwise it is closed.
-func (l *lease) release(ctx context.Context) {
-	l.once.Do(func() {
-		if ctx.Err() == nil && l.idle() {
-			l.conn.Release()
-		} else {
-			l.destroy()
+// withdraw takes a call out of the queue and says what it waited for. It reports false if the call was granted something.
+func (p *lanes) withdraw(w *waiter) (why string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.load.held >= p.cfg.MaxConnsPerTenant {
+		return fmt.Sprintf("the tenant holds all %d connections of its share", w.load.held), p.unqueue(w)
+	}
+	var open, inUse int
+	for _, l := range p.all {
+		open += l.open
+		inUse += l.stat.InUse
+	}
+	return fmt.Sprintf("of %d connections %d are in use, %d of them by this tenant, and %d are open or being opened", p.cfg.MaxConns, inUse,
+		w.load.held, open), p.unqueue(w)
+}
+
+// roam lets a call take a connection of any lane from now on.
+func (p *lanes) roam(w *waiter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.roams = true
+	p.serve(w.load)
+}
+
+// release ends a lease. A connection that is not reusable is closed, as is one that is too old or knows too many tenants.
+func (p *lanes) release(s *session, t *load, reusable bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer p.leased.Done()
+	t.held--
+	s.lane.stat.InUse--
+	switch {
+	case !reusable, p.closed, s.expired(time.Now()):
+		p.discard(s)
+		p.refill(s.lane, "")
+	case len(s.tenants) > p.cfg.MaxTenantsPerConn:
+		s.lane.stat.Recycled++
+		p.discard(s)
+		p.refill(s.lane, s.login)
+	default:
+		p.offer(s)
+	}
+	p.serve(t) // it may have waited for its share
+}
+
+// offer gives a free connection to the tenant whose turn it is, or keeps it. For a tenant of another login it is closed and
+// another one opened, if that tenant has waited for long or nobody else wants it.
+func (p *lanes) offer(s *session) {
+	s.idleFor = 0
+	var other *load
+	for i, t := range p.turns {
+		if p.closed || t.held >= p.cfg.MaxConnsPerTenant || !p.suits(s.lane, t) {
+			continue
 		}
-		<-l.e.slots
+		if s.login != t.login {
+			if other == nil {
+				other = t
+			}
+			if !t.queue[0].roams {
+				continue
+			}
+			break
+		}
+		p.turns = slices.Delete(p.turns, i, i+1)
+		p.grant(t, s)
+		if len(t.queue) > 0 {
+			p.turns = append(p.turns, t) // its next turn comes after everybody else's
+		}
+		return
+	}
+	if other != nil {
+		p.discard(s)
+		p.startDial(s.lane, other.login, other.queue[0])
+		return
+	}
+	s.idleSince = time.Now()
+	s.lane.idle = append(s.lane.idle, s)
+}
+
+// suits reports whether the call in front of the tenant's queue takes a connection of the lane.
+func (p *lanes) suits(l *lane, t *load) bool {
+	return l == t.home || l == t.second || t.queue[0].roams && slices.Contains(p.lanesOf(t.login), l)
+}
+
+// grant leases s to the call that has waited longest.
+func (p *lanes) grant(t *load, s *session) {
+	w := t.queue[0]
+	t.queue = slices.Delete(t.queue, 0, 1)
+	p.lend(s, t)
+	w.granted <- grant{session: s}
+}
+
+// serve grants the tenant's calls what is free.
+func (p *lanes) serve(t *load) {
+	for !p.closed && len(t.queue) > 0 && t.held < p.cfg.MaxConnsPerTenant {
+		w := t.queue[0]
+		s := p.pick(t, w.roams)
+		if s == nil {
+			p.raise(t, w)
+			return
+		}
+		p.grant(t, s)
+		if len(t.queue) == 0 {
+			p.turns = slices.DeleteFunc(p.turns, func(other *load) bool { return other == t })
+		}
+	}
+}
+
+// unqueue reports whether the call was still in the queue.
+func (p *lanes) unqueue(w *waiter) bool {
+	t := w.load
+	i := slices.Index(t.queue, w)
+	if i < 0 {
+		return false
+	}
+	t.queue = slices.Delete(t.queue, i, i+1)
+	if len(t.queue) == 0 {
+		p.turns = slices.DeleteFunc(p.turns, func(other *load) bool { return other == t })
+	}
+	return true
+}
+
+// lend notes that the tenant holds the connection.
+func (p *lanes) lend(s *session, t *load) {
+	p.leased.Add(1)
+	t.held++
+	st := &s.lane.stat
+	st.InUse++
+	st.Leases++
+	if s.lane != t.home {
+		st.Spills++
+	}
+	s.tenants[t.id] = struct{}{}
+}
+
+// pick takes an idle connection out of the tenant's lanes.
+func (p *lanes) pick(t *load, roams bool) *session {
+	if s := p.takeIdle(t.home, t.login); s != nil {
+		return s
+	}
+	if s := p.takeIdle(t.second, t.login); s != nil {
+		return s
+	}
+	if !roams {
+		return nil
+	}
+	for _, l := range p.lanesOf(t.login) {
+		if s := p.takeIdle(l, t.login); s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+func (p *lanes) takeIdle(l *lane, login string) *session {
+	now := time.Now()
+	for i := len(l.idle) - 1; i >= 0; i-- {
+		s := l.idle[i]
+		if s.login != login {
+			continue
+		}
+		l.idle = slices.Delete(l.idle, i, i+1)
+		if s.expired(now) {
+			p.discard(s)
+			continue
+		}
+		s.idleFor = now.Sub(s.idleSince)
+		return s
+	}
+	return nil
+}
+
+// raise opens a connection for the call where there is room for one.
+func (p *lanes) raise(t *load, w *waiter) {
+	candidates := []*lane{t.home, t.second}
+	if w.roams {
+		candidates = append(candidates, p.lanesOf(t.login)...)
+	}
+	for _, l := range candidates {
+		if p.makeRoom(l, t.login) {
+			p.startDial(l, t.login, w)
+			return
+		}
+	}
+}
+
+// makeRoom reports whether the lane may open a connection, having closed one of another login if that lay idle.
+func (p *lanes) makeRoom(l *lane, login string) bool {
+	if l.open < l.size {
+		return true
+	}
+	for i, s := range l.idle {
+		if s.login != login {
+			l.idle = slices.Delete(l.idle, i, i+1)
+			p.discard(s)
+			return true
+		}
+	}
+	return false
+}
+
+// refill opens a connection in place of one that is gone: for who waits for the lane, or else for login, if that is given.
+func (p *lanes) refill(l *lane, login string) {
+	if p.closed || l.open >= l.size {
+		return
+	}
+	for _, t := range p.turns {
+		if t.held < p.cfg.MaxConnsPerTenant && p.suits(l, t) {
+			p.startDial(l, t.login, t.queue[0])
+			return
+		}
+	}
+	if login != "" {
+		p.startDial(l, login, nil)
+	}
+}
+
+// startDial opens a connection in the background. It goes to whose turn it is then; its error goes to the call that wanted it.
+func (p *lanes) startDial(l *lane, login string, w *waiter) {
+	l.open++
+	l.stat.Opened++
+	ctx := p.ctx
+	if w != nil {
+		ctx = context.WithoutCancel(w.ctx) // for tracers
+	}
+	p.working.Go(func() {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(p.ctx, cancel)()
+		s, err := p.dial(ctx, login)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		switch {
+		case err != nil:
+			l.open--
+			if w != nil && p.unqueue(w) {
+				w.granted <- grant{err: err}
+			}
+			p.refill(l, "")
+		case p.closed:
+			l.open--
+			p.working.Go(s.close)
+		default:
+			s.lane, s.login = l, login
+			p.offer(s)
+		}
 	})
 }
 
-// destroy closes the connection without making the caller wait for the server's answer.
-func (l *lease) destroy() {
-	l.e.closing.Add(1) // before the pool lets go of it, so that close waits for one of the two
-	conn := l.conn.Hijack()
-	go func() {
-		defer l.e.closing.Done()
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		defer cancel()
-		_ = conn.Close(ctx) // there is nobody left to tell
-	}()
+// discard closes a connection of a lane, in the background.
+func (p *lanes) discard(s *session) {
+	s.lane.open--
+	p.working.Go(s.close)
 }
 
-const closeTimeout = 5 * time.Second
+// place chooses a tenant's lanes. When a login appears that was not known before, the lanes are divided anew.
+func (p *lanes) place(t *load) {
+	if t.divided == len(p.logins) && t.home != nil {
+		return
+	}
+	if !slices.Contains(p.logins, t.login) {
+		p.logins = append(p.logins, t.login)
+	}
+	t.divided, t.home, t.second = len(p.logins), nil, nil
+	var best, next uint64
+	for _, l := range p.lanesOf(t.login) {
+		switch score := rendezvous(t.id, l.index); {
+		case t.home == nil || score >= best:
+			t.second, next = t.home, best
+			t.home, best = l, score
+		case t.second == nil || score > next:
+			t.second, next = l, score
+		}
+	}
+	if t.second == nil {
+		t.second = t.home
+	}
+}
 
-// The transaction states that the server reports with ReadyForQuery.
-const (
-	txIdle   = 'I'
-	txOpen   = 'T'
-	txFailed = 'E'
-)
+// lanesOf returns the lanes that a login's tenants live in: those of one login are no other's, as long as there are enough.
+func (p *lanes) lanesOf(login string) []*lane {
+	parts := min(len(p.logins), len(p.all))
+	mine := slices.Index(p.logins, login) % parts
+	var lanes []*lane
+	for i := mine; i < len(p.all); i += parts {
+		lanes = append(lanes, p.all[i])
+	}
+	return lanes
+}
+
+// rendezvous scores a lane for a tenant: highest random weight, by D. Thaler and C. Ravishankar. The mixing is that of
+// SplitMix64.
+func rendezvous(id tenant.ID, lane int) uint64 {
+	mix := func(x uint64) uint64 {
+		x ^= x >> 30
+		x *= 0xbf58476d1ce4e5b9
+		x ^= x >> 27
+		x *= 0x94d049bb133111eb
+		return x ^ x>>31
+	}
+	h := mix(uint64(lane+1) * 0x9e3779b97f4a7c15)
+	h = mix(h ^ binary.BigEndian.Uint64(id[:8]))
+	return mix(h ^ binary.BigEndian.Uint64(id[8:]))
+}
+
+// reap closes connections that have lain idle for too long, or are too old.
+func (p *lanes) reap() {
+	every := max(min(p.cfg.MaxConnIdleTime, p.cfg.MaxConnLifetime)/2, 100*time.Millisecond)
+	tick := time.NewTicker(min(every, time.Minute))
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case now := <-tick.C:
+			p.closeIdle(func(s *session) bool { return s.expired(now) || now.Sub(s.idleSince) > p.cfg.MaxConnIdleTime })
+		}
+	}
+}
+
+// closeIdle closes the idle connections that are due.
+func (p *lanes) closeIdle(due func(*session) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.all {
+		l.idle = slices.DeleteFunc(l.idle, func(s *session) bool {
+			if !due(s) {
+				return false
+			}
+			p.discard(s)
+			return true
+		})
+	}
+}
+
+// close turns away who waits, closes what is idle, and waits until every lease is over.
+func (p *lanes) close() {
+	p.mu.Lock()
+	p.closed = true
+	for _, t := range p.turns {
+		for _, w := range t.queue {
+			w.granted <- grant{err: ErrClosed}
+		}
+		t.queue = nil
+	}
+	p.turns = nil
+	p.mu.Unlock()
+	p.closeIdle(func(*session) bool { return true })
+	p.leased.Wait()
+}
+
+// adopt takes in a connection that was opened outside.
+func (p *lanes) adopt(s *session, t *load) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.place(t)
+	s.lane = t.home
+	s.lane.open++
+	s.lane.stat.Opened++
+	p.offer(s)
+}

@@ -1,6 +1,7 @@
 package tenantdb_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -258,7 +259,7 @@ func TestRoundTripsAreCountedOnTheWire(t *testing.T) {
 	trips("a batch with something new", 2, batch)
 	trips("a batch", 1, batch)
 
-	db.RawPool().Reset() // new connections
+	db.Reset() // new connections
 	if _, err := db.Exec(f.ctx(t, 2), "SELECT 1"); err != nil {
 		t.Fatal(err)
 	}
@@ -284,16 +285,13 @@ func TestNamedStatementsAreBoundedPerConnection(t *testing.T) {
 		}
 	}
 	mustOwn(t, f.ctx(t, 0), db, f.tenants[0]) // carries the last names to be closed
-	conn, err := db.RawPool().Acquire(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Release()
-	var named int
-	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_prepared_statements WHERE name <> 'lh_scope'").Scan(&named); err != nil {
-		t.Fatal(err)
-	}
-	if named < 1 || named > 4+1 { // one may wait to be closed
-		t.Errorf("%d named statements; want 1 to 5", named)
-	}
+	db.RawConn(t, func(ctx context.Context, conn *pgx.Conn) {
+		var named int
+		if err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_prepared_statements WHERE name <> 'lh_scope'").Scan(&named); err != nil {
+			t.Fatal(err)
+		}
+		if named < 1 || named > 4+1 { // one may wait to be closed
+			t.Errorf("%d named statements; want 1 to 5", named)
+		}
+	})
 }

@@ -130,7 +130,7 @@ func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.shipment
 func (r *Rows) RawValues() [][]byte { return r.values }
 
 // TypeMap returns the connection's map of types. It knows built-in types only, because it serves all tenants.
-func (r *Rows) TypeMap() *pgtype.Map { return r.lease.session.conn.TypeMap() }
+func (r *Rows) TypeMap() *pgtype.Map { return r.lease.conn.TypeMap() }
 
 // Conn returns nil: a connection is not handed out, since what is done on it directly is in no tenant.
 func (r *Rows) Conn() *pgx.Conn { return nil }

@@ -134,24 +134,21 @@ func TestAConnectionHasNothingOnItBetweenCalls(t *testing.T) {
 // wantBare checks that the only connection of db has an empty path and no rights.
 func wantBare(t *testing.T, f *fleet, db *tenantdb.DB) {
 	t.Helper()
-	conn, err := db.RawPool().Acquire(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Release()
-	var empty bool
-	var user string
-	err = conn.QueryRow(t.Context(), "SELECT current_setting('search_path') = '', current_user::text").Scan(&empty, &user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !empty || user != f.login {
-		t.Errorf("between calls: path empty %v, user %s", empty, user)
-	}
-	_, err = conn.Exec(t.Context(), "SELECT * FROM items")
-	wantCode(t, err, "42P01")
-	_, err = conn.Exec(t.Context(), "SELECT * FROM "+f.tenants[0].Placement.Schema+".items")
-	wantCode(t, err, "42501")
+	db.RawConn(t, func(ctx context.Context, conn *pgx.Conn) {
+		var empty bool
+		var user string
+		err := conn.QueryRow(ctx, "SELECT current_setting('search_path') = '', current_user::text").Scan(&empty, &user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !empty || user != f.login {
+			t.Errorf("between calls: path empty %v, user %s", empty, user)
+		}
+		_, err = conn.Exec(ctx, "SELECT * FROM items")
+		wantCode(t, err, "42P01")
+		_, err = conn.Exec(ctx, "SELECT * FROM "+f.tenants[0].Placement.Schema+".items")
+		wantCode(t, err, "42501")
+	})
 }
 
 // THREATS 8: an error of the scope is the error of the call, and nothing was executed.
@@ -239,8 +236,11 @@ func TestTheServerRefusesAListAsASchema(t *testing.T) {
 	for list, code := range map[string]string{
 		a.Schema + ", " + b.Schema: "42602", a.Schema + "," + b.Schema + ",public": "3F000", `"` + a.Schema + ", " + b.Schema + `"`: "3F000",
 	} {
-		_, err := db.RawPool().Exec(t.Context(), tenantdb.ScopeSQL, list, list, a.Role)
-		wantCode(t, err, code)
+		db.RawConn(t, func(ctx context.Context, conn *pgx.Conn) {
+			args := [][]byte{[]byte(list), []byte(list), []byte(a.Role)}
+			_, err := conn.PgConn().ExecParams(ctx, tenantdb.ScopeSQL, args, tenantdb.ScopeOIDs, nil, nil).Close()
+			wantCode(t, err, code)
+		})
 	}
 }
 

@@ -2,19 +2,20 @@ package tenantdb
 
 import (
 	"context"
+	"math/rand/v2"
 	"reflect"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
-)
 
-// sessionKey is where a connection keeps its session among pgconn's custom data.
-const sessionKey = "leasehold"
+	"github.com/leasehold-go/leasehold/db/tenant"
+)
 
 // session is what we know of one connection: which statements are parsed on it under which names. It says nothing of a
 // current tenant, because there is none. It belongs to whoever leases the connection.
@@ -23,16 +24,27 @@ type session struct {
 	pg      *pgconn.PgConn
 	fe      *pgproto3.Frontend
 	watcher *ctxwatch.ContextWatcher
-	// closing counts the goroutines that end connections; it is the engine's.
-	closing *sync.WaitGroup
+	// working counts goroutines; it is the engine's.
+	working *sync.WaitGroup
+
+	// What follows is the lanes', and guarded by their lock.
+	lane      *lane
+	login     string // "" is the default one
+	expires   time.Time
+	idleSince time.Time
+	idleFor   time.Duration // before it was leased
+	tenants   map[tenant.ID]struct{}
+
+	// What follows belongs to the lease.
+
 	// out is what the next flight will write. It is not pgconn's own buffer: pgconn appends its Terminate to that one when it
 	// gives a connection up, and would write again what a background write has not yet finished.
 	out    []byte
 	outErr error
 	// flying says that answers are still to be read.
 	flying bool
-	// scopeReady says that scopeName is parsed.
-	scopeReady bool
+	// scopes are the names of the scope statements that are parsed.
+	scopes     map[string]bool
 	statements *lru[statementKey, *statement]
 	// unneeded are names to be closed in the next flight.
 	unneeded []string
@@ -63,13 +75,15 @@ type statement struct {
 	fields []pgconn.FieldDescription
 }
 
-func newSession(conn *pgx.Conn, statements int, closing *sync.WaitGroup) *session {
+func newSession(conn *pgx.Conn, cfg Config, working *sync.WaitGroup) *session {
 	pg := conn.PgConn()
+	life := cfg.MaxConnLifetime + rand.N(cfg.MaxConnLifetime/10+1) // so that not all of them end together
 	s := &session{
-		conn: conn, pg: pg, fe: pg.Frontend(), closing: closing,
+		conn: conn, pg: pg, fe: pg.Frontend(), working: working,
+		expires: time.Now().Add(life), tenants: make(map[tenant.ID]struct{}), scopes: make(map[string]bool),
 		watcher: ctxwatch.NewContextWatcher(conn.Config().BuildContextWatcherHandler(pg)),
 	}
-	s.statements = newLRU(statements, func(_ statementKey, st *statement) {
+	s.statements = newLRU(cfg.StatementCacheSize, func(_ statementKey, st *statement) {
 		if st.name != "" {
 			s.unneeded = append(s.unneeded, st.name)
 		}
@@ -97,9 +111,26 @@ func (s *session) abort() {
 	cancel()
 	_ = s.pg.Conn().Close()
 	_ = s.pg.Close(ended) // only notes that it is closed
-	s.closing.Go(func() {
+	s.working.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
 		defer cancel()
 		_ = s.pg.CancelRequest(ctx) // the server notices the closed connection in the end
 	})
+}
+
+func (s *session) expired(now time.Time) bool { return now.After(s.expires) }
+
+// lives reports whether a connection that was just leased is still open. One that lay idle is looked at without a round trip;
+// only one that looks broken is asked.
+func (s *session) lives(ctx context.Context) bool {
+	return s.idleFor < time.Second || quiet(s.pg.Conn()) || s.pg.Ping(ctx) == nil
+}
+
+const closeTimeout = 5 * time.Second
+
+// close ends the connection in order, and waits no longer than closeTimeout.
+func (s *session) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = s.conn.Close(ctx) // there is nobody left to tell
 }

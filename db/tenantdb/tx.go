@@ -34,7 +34,7 @@ func (h Handle) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error)
 		return nil, err
 	}
 	opts.BeginQuery = beginSQL(opts) + s.beginSQL
-	inner, err := l.session.conn.BeginTx(ctx, opts)
+	inner, err := l.conn.BeginTx(ctx, opts)
 	if err != nil {
 		if l.pg.TxStatus() == txFailed { // BEGIN has worked, what came after has not
 			err = scopeError(s, err)

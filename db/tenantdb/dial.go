@@ -1,0 +1,190 @@
+package tenantdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/maypok86/otter/v2"
+
+	"github.com/leasehold-go/leasehold/db/tenant"
+)
+
+// Open connects as the runtime login and checks that the login is fit for the task: it must have no power over the server
+// (superuser, BYPASSRLS, REPLICATION, CREATEROLE, CREATEDB), own nothing and have been granted nothing in the database, and not
+// inherit the rights of the roles that it is a member of. Behind a pooler its own search_path must be empty; on a direct
+// connection it is emptied. The returned DB is safe for concurrent use; Close it.
+func Open(ctx context.Context, cfg Config) (*DB, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	e := &engine{
+		cfg:    cfg,
+		shared: newDescriptions(descriptionsShared),
+		tracer: newTracer(cfg.ConnConfig.Tracer),
+		nobody: &load{},
+		fit:    make(map[string]bool),
+	}
+	e.pooled.Store(cfg.Pooler == PoolerTransaction)
+	var err error
+	e.scopes, err = otter.New(&otter.Options[tenant.ID, *scope]{MaximumSize: maxScopes})
+	if err != nil {
+		return nil, fmt.Errorf("tenantdb: %w", err)
+	}
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	e.end = end
+	e.lanes = newLanes(life, cfg, &e.working, e.dial)
+	// The first connection is made now, so that Open fails and not the first request.
+	s, err := e.dial(ctx, "")
+	if err != nil {
+		e.close()
+		return nil, err
+	}
+	e.lanes.adopt(s, e.nobody)
+	return &DB{Handle{e: e}}, nil
+}
+
+// dial opens a connection as the given runtime login and prepares it. The name "" means the default login.
+func (e *engine) dial(ctx context.Context, login string) (*session, error) {
+	cc := e.cfg.ConnConfig
+	if login != "" {
+		var err error
+		if cc, err = e.cfg.Login(ctx, login); err != nil {
+			return nil, fmt.Errorf("tenantdb: login %q: %w", login, err)
+		}
+	}
+	cc = cc.Copy()
+	// Only our flights make named statements, and only for one tenant each: pgx must not make any that are keyed by SQL.
+	cc.StatementCacheCapacity = 0
+	cc.DescriptionCacheCapacity = 0
+	cc.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
+	cc.Tracer = connectTracer(e.cfg.ConnConfig.Tracer)
+	delete(cc.RuntimeParams, "search_path")
+	delete(cc.RuntimeParams, "role")
+	conn, err := pgx.ConnectConfig(ctx, cc)
+	if err != nil {
+		return nil, fmt.Errorf("tenantdb: connect: %w", err)
+	}
+	if err = e.prepareSession(ctx, conn); err == nil {
+		err = e.checkLogin(ctx, conn)
+	}
+	s := newSession(conn, e.cfg, &e.working)
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// sessionTimeout bounds what is asked of a new connection: while it is made it counts, and nobody else can end it.
+const sessionTimeout = 10 * time.Second
+
+// sessionSQL asks what has to be true of every connection.
+const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path') IN ('', '""'), r.rolname,
+	current_user <> session_user OR r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication,
+	r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
+	FROM pg_catalog.pg_roles r WHERE r.rolname = session_user`
+
+// prepareSession runs once for each new connection: it empties the base path, checks the login and finds out about poolers.
+func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout) // pgx bounds the connecting, not this
+	defer cancel()
+	var pid uint32
+	var emptyPath, mighty, inherits bool
+	var login string
+	err := conn.QueryRow(ctx, sessionSQL, pgx.QueryExecModeExec).Scan(&pid, &emptyPath, &login, &mighty, &inherits)
+	if err != nil {
+		return err
+	}
+	switch {
+	case mighty:
+		return fmt.Errorf("tenantdb: the login %q is a superuser, bypasses row security, replicates, creates roles or databases, or takes another role: nothing "+
+			"would hold a statement that left its tenant; use a login without rights", login)
+	case inherits:
+		return fmt.Errorf("tenantdb: the login %q inherits the rights of every tenant role; run: ALTER ROLE %s NOINHERIT",
+			login, pgx.Identifier{login}.Sanitize())
+	}
+	if pid != conn.PgConn().PID() && e.cfg.Pooler == PoolerAuto && !e.pooled.Swap(true) {
+		e.cfg.Logger.WarnContext(ctx, "a transaction pooler stands before PostgreSQL: named statements are off",
+			"hint", "set the pooler mode to transaction to say so")
+	}
+	switch {
+	case emptyPath:
+	case e.pooled.Load(): // a setting of the session would stay on a backend that is not ours alone
+		return fmt.Errorf("tenantdb: the base search_path of login %q is not empty; run: ALTER ROLE %s SET search_path = ''",
+			login, pgx.Identifier{login}.Sanitize())
+	default:
+		if _, err := conn.Exec(ctx, "SELECT pg_catalog.set_config('search_path', '', false)"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkLogin asks once for each login what is too dear to ask of each connection.
+func (e *engine) checkLogin(ctx context.Context, conn *pgx.Conn) error {
+	login := conn.Config().User
+	e.fitMu.Lock()
+	fit := e.fit[login]
+	e.fitMu.Unlock()
+	if fit {
+		return nil
+	}
+	var version int
+	err := conn.QueryRow(ctx, "SELECT pg_catalog.current_setting('server_version_num')::int", pgx.QueryExecModeExec).Scan(&version)
+	if err != nil {
+		return fmt.Errorf("tenantdb: %w", err)
+	}
+	if version < 150000 {
+		return fmt.Errorf("tenantdb: PostgreSQL 15 or newer is required; the server says %d", version)
+	}
+	var owns bool
+	if err := conn.QueryRow(ctx, ownRightsSQL, pgx.QueryExecModeExec).Scan(&owns); err != nil {
+		return fmt.Errorf("tenantdb: %w", err)
+	}
+	if owns {
+		return fmt.Errorf("tenantdb: the login %q owns something in this database or was granted rights there, so a statement that "+
+			"left its tenant could still read it; REVOKE them, and grant to the tenants' roles instead", login)
+	}
+	if version >= 160000 {
+		var inherits bool
+		if err := conn.QueryRow(ctx, inheritsSQL, pgx.QueryExecModeExec).Scan(&inherits); err != nil {
+			return fmt.Errorf("tenantdb: %w", err)
+		}
+		if inherits {
+			return fmt.Errorf("tenantdb: the login %q inherits the rights of a role; grant tenant roles to it WITH INHERIT FALSE", login)
+		}
+	}
+	e.fitMu.Lock()
+	defer e.fitMu.Unlock()
+	if fixed := missesFixes(version); fixed != "" && len(e.fit) == 0 {
+		e.cfg.Logger.WarnContext(ctx, "the server lacks fixes for roles and row security (CVE-2023-2455, CVE-2024-10976, CVE-2024-10978)",
+			"hint", "upgrade it to PostgreSQL "+fixed+" or newer")
+	}
+	e.fit[login] = true
+	return nil
+}
+
+// missesFixes returns the first release with the fixes that matter to roles, if the given one is older.
+func missesFixes(version int) string {
+	fixed := map[int]int{15: 9, 16: 5, 17: 1}
+	major, minor := version/10000, version%10000
+	if minor < fixed[major] {
+		return fmt.Sprintf("%d.%d", major, fixed[major])
+	}
+	return ""
+}
+
+const (
+	// ownRightsSQL reports what the login owns or was granted in this database. CONNECT does not count.
+	ownRightsSQL = `SELECT pg_catalog.has_database_privilege(session_user, current_database(), 'CREATE')
+		OR pg_catalog.has_database_privilege(session_user, current_database(), 'TEMPORARY')
+		OR EXISTS (SELECT FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
+		WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = session_user AND d.deptype IN ('o', 'a')
+		AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))`
+	// inheritsSQL is for PostgreSQL 16 and newer, where each membership says whether it is inherited.
+	inheritsSQL = `SELECT EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid = m.member
+		WHERE r.rolname = session_user AND m.inherit_option)`
+)
