@@ -10,7 +10,7 @@ import (
 )
 
 // SendBatch sends all queries of b, scope included, in one round trip and one implicit transaction: all of them take effect
-// or none. The first time a tenant meets a statement it is described first, in one more round trip for all of them. The
+// or none. Statements that the process has never met before are described first, in one more round trip for all of them. The
 // results must be read in order and closed; Close returns the error of the commit. A batch must not begin a transaction
 // by itself (pgx.Batch.BeginTx): use InTx.
 func (h Handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
@@ -67,32 +67,62 @@ var (
 	errBatchEnd    = errors.New("no more results in batch")
 )
 
-// send puts all queries on one flight and sends it.
+// send puts all queries on one flight and sends it; once more, if a description turns out not to fit before anything is
+// executed.
 func (r *batchResults) send() error {
 	queries := make([]query, len(r.queued))
-	times := make(map[string]int, len(r.queued))
 	for i, qq := range r.queued {
 		q, err := r.parse(qq.SQL, qq.Arguments)
 		if err != nil {
 			return err
 		}
+		if err := checkClass(classify(q.sql), q.sql, r.tx != nil); err != nil {
+			return err
+		}
 		queries[i] = q
-		times[q.sql]++
 	}
-	descs, err := r.describeAll(queries)
+	err := r.fly(queries)
+	if !r.flight.unfit || r.lease.pg.IsClosed() || !planIsStale(err) && !typesDisagree(err, false) {
+		return err
+	}
+	if r.tx != nil {
+		if err := r.flight.uncheck(r.ctx, r.lease.session); err != nil {
+			return err
+		}
+	}
+	asked := make(map[string]bool, len(queries))
+	var ask []string
+	for _, q := range queries {
+		if !q.undescribed && !asked[q.sql] {
+			asked[q.sql] = true
+			ask = append(ask, q.sql)
+		}
+	}
+	if _, err := r.ask(ask...); err != nil {
+		return err
+	}
+	return r.fly(queries)
+}
+
+// fly sends all queries and reads up to the first result. Descriptions that may not fit are checked first.
+func (r *batchResults) fly(queries []query) error {
+	r.flight, r.shipments = flight{}, nil
+	known, err := r.describeAll(queries)
 	if err != nil {
 		return err
 	}
 	encoded := make([]pgx.ExtendedQueryBuilder, len(queries))
+	times := make(map[string]int, len(queries))
 	for i, q := range queries {
-		err := r.encode(&encoded[i], q, descs[i])
-		if err != nil && descs[i] != nil && !errors.Is(err, errArguments) { // the column may have another type by now
+		times[q.sql]++
+		err := r.encode(&encoded[i], q, known[i].desc, !known[i].sure)
+		if err != nil && known[i].desc != nil && !errors.Is(err, errArguments) { // the column may have another type by now
 			var asked []*description
 			if asked, err = r.ask(q.sql); err != nil {
 				return err
 			}
-			descs[i] = asked[0]
-			err = r.encode(&encoded[i], q, descs[i])
+			known[i] = knowledge{asked[0], true}
+			err = r.encode(&encoded[i], q, asked[0], false)
 		}
 		if err != nil {
 			return err
@@ -101,49 +131,67 @@ func (r *batchResults) send() error {
 	if err := r.begin(&r.flight); err != nil {
 		return err
 	}
+	var checks []check
+	for i, q := range queries {
+		if known[i].desc != nil && !known[i].sure {
+			checks = append(checks, check{q.sql, known[i].desc, &encoded[i]})
+		}
+	}
+	if len(checks) > 0 {
+		r.flight.check(r.tx != nil, checks...)
+	}
 	r.shipments = make([]shipment, len(queries))
 	for i, q := range queries {
-		r.shipments[i] = r.flight.ship(statementKey{r.scope, q.sql}, descs[i], true, times[q.sql] > 1)
+		r.shipments[i] = r.flight.ship(statementKey{r.scope, q.sql}, known[i].desc, known[i].sure, times[q.sql] > 1)
 		r.flight.send(&r.shipments[i], &encoded[i], q.usualFormats())
 	}
-	return r.flight.depart()
+	if err := r.flight.depart(); err != nil {
+		return err
+	}
+	return r.flight.readChecks()
 }
 
-// describeAll returns what this tenant's statements look like, asking for all unknown ones in one flight. Another tenant's
-// descriptions are not tried: a batch that turned out wrong half-way could not be sent again.
-func (r *batchResults) describeAll(queries []query) ([]*description, error) {
-	descs := make([]*description, len(queries))
-	unknown := make(map[string][]int)
+// knowledge is what is known of a statement before it is sent.
+type knowledge struct {
+	desc *description // nil if it is to travel undescribed
+	sure bool
+}
+
+// describeAll returns what is known of the statements. If there is one that nobody has met, all of which the tenant has no
+// description of its own are asked for, in one flight.
+func (r *batchResults) describeAll(queries []query) ([]knowledge, error) {
+	known := make([]knowledge, len(queries))
+	unsure := make(map[string][]int)
 	var ask []string
+	all := true
 	for i, q := range queries {
-		c := classify(q.sql)
-		if err := checkClass(c, q.sql, r.tx != nil); err != nil {
-			return nil, err
-		}
 		if q.undescribed {
+			known[i].sure = true
 			continue
 		}
-		if descs[i] = r.scope.own.get(q.sql); descs[i] != nil {
+		known[i].desc, known[i].sure = r.known(q.sql)
+		if known[i].sure {
 			continue
 		}
-		if unknown[q.sql] == nil {
+		all = all && known[i].desc != nil && q.byOID == nil // formats by type need the types
+		if unsure[q.sql] == nil {
 			ask = append(ask, q.sql)
 		}
-		unknown[q.sql] = append(unknown[q.sql], i)
+		unsure[q.sql] = append(unsure[q.sql], i)
 	}
-	if len(ask) == 0 {
-		return descs, nil
+	if all {
+		return known, nil
 	}
 	asked, err := r.ask(ask...)
 	if err != nil {
 		return nil, err
 	}
 	for i, sql := range ask {
-		for _, at := range unknown[sql] {
-			descs[at] = asked[i]
+		for _, at := range unsure[sql] {
+			known[at] = knowledge{asked[i], true}
 		}
 	}
-	return descs, nil
+	return known, nil
 }
 
 // Exec reads the result of the next query as Handle.Exec would.
@@ -180,6 +228,7 @@ func (r *batchResults) nextRows() (*Rows, error) {
 		r.forget(r.shipments[i].key.sql, err)
 		return nil, r.done(i, pgconn.CommandTag{}, err)
 	}
+	r.learn(&r.shipments[i])
 	r.current = &Rows{call: r.call, shipment: r.shipments[i], batch: r, index: i}
 	return r.current, nil
 }

@@ -133,7 +133,7 @@ func (r *Rows) start(sql string, args []any) error {
 			return err
 		}
 		again := true // a value that does not fit its type may fit the one that the column has now
-		if err = r.encode(&r.lease.args, q, desc); err == nil {
+		if err = r.encode(&r.lease.args, q, desc, r.tx != nil && !sure); err == nil {
 			if err = r.fly(q, desc, sure); err == nil {
 				return nil
 			}
@@ -156,10 +156,15 @@ func (c *call) forget(sql string, err error) {
 var errArguments = errors.New("wrong number of arguments")
 
 // mayRepeat reports whether a statement that fly could not start is to be described anew and sent again: the error is one that
-// an outdated description causes. Inside a transaction there is no second time: the error has ended it.
+// an outdated description causes. Inside a transaction the error has ended it, unless it came out of a check.
 func (r *Rows) mayRepeat(desc *description, sure bool, err error) bool {
-	return r.tx == nil && desc != nil && r.sent && !r.lease.pg.IsClosed() &&
-		(planIsStale(err) || typesDisagree(err, sure))
+	switch {
+	case desc == nil || !r.sent || r.lease.pg.IsClosed() || !planIsStale(err) && !typesDisagree(err, sure):
+		return false
+	case r.tx == nil:
+		return true
+	}
+	return r.flight.uncheck(r.ctx, r.lease.session) == nil
 }
 
 // describe returns what is known of a statement, and whether that is sure to fit this tenant. What is not known is asked,
@@ -169,7 +174,8 @@ func (c *call) describe(q query, anew bool) (desc *description, sure bool, err e
 		return nil, true, checkClass(classify(q.sql), q.sql, c.tx != nil)
 	}
 	if !anew {
-		if desc, sure = c.known(q.sql); desc != nil {
+		desc, sure = c.known(q.sql)
+		if desc != nil && (sure || c.tx == nil || q.byOID == nil) { // formats by type need the types
 			return desc, sure, checkClass(desc.class, q.sql, c.tx != nil)
 		}
 	}
@@ -183,16 +189,12 @@ func (c *call) describe(q query, anew bool) (desc *description, sure bool, err e
 	return descs[0], true, nil
 }
 
-// known returns a description without asking. Another tenant's will do only outside a transaction, where finding it wrong
-// costs nothing.
+// known returns a description without asking: the tenant's own, or else another tenant's, which may turn out wrong.
 func (c *call) known(sql string) (desc *description, sure bool) {
 	if desc := c.scope.own.get(sql); desc != nil {
 		return desc, true
 	}
-	if c.tx == nil {
-		return c.lease.e.shared.get(sql), false
-	}
-	return nil, false
+	return c.lease.e.shared.get(sql), false
 }
 
 // ask has the server describe statements, in one flight, and remembers what it says.
@@ -207,9 +209,7 @@ func (c *call) ask(sqls ...string) ([]*description, error) {
 	}
 	for i, desc := range descs {
 		c.scope.own.put(sqls[i], desc)
-		if desc.universal() {
-			c.lease.e.shared.put(sqls[i], desc)
-		}
+		c.lease.e.shared.put(sqls[i], desc.shared())
 	}
 	return descs, nil
 }
@@ -223,8 +223,9 @@ func (c *call) begin(f *flight) error {
 	return f.begin(c.ctx, c.lease.session, sc, c.lease.e.pooled.Load())
 }
 
-// encode writes the arguments into b and chooses the formats of the result.
-func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description) error {
+// encode writes the arguments into b and chooses the formats of the result. Where a wrong description must not do harm, the
+// result is asked for as text, which fits any number of columns.
+func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description, careful bool) error {
 	var sd *pgconn.StatementDescription
 	if desc != nil {
 		if sd = desc.sd; len(sd.ParamOIDs) != len(q.args) {
@@ -242,6 +243,8 @@ func (c *call) encode(b *pgx.ExtendedQueryBuilder, q query, desc *description) e
 	switch {
 	case q.formats != nil:
 		b.ResultFormats = append(b.ResultFormats[:0], q.formats...)
+	case careful:
+		b.ResultFormats = b.ResultFormats[:0]
 	case q.byOID != nil && desc != nil:
 		b.ResultFormats = b.ResultFormats[:0]
 		for i := range sd.Fields {
@@ -258,20 +261,32 @@ func (r *Rows) fly(q query, desc *description, sure bool) error {
 	if err := r.begin(&r.flight); err != nil {
 		return err
 	}
+	if r.tx != nil && desc != nil && !sure {
+		r.flight.check(true, check{q.sql, desc, &r.lease.args})
+	}
 	r.shipment = r.flight.ship(statementKey{r.scope, q.sql}, desc, sure, false)
 	r.flight.send(&r.shipment, &r.lease.args, q.usualFormats())
 	if err := r.flight.depart(); err != nil {
 		return err
 	}
 	r.sent = true
-	if err := r.flight.receive(&r.shipment); err != nil {
+	err := r.flight.readChecks()
+	if err == nil {
+		err = r.flight.receive(&r.shipment)
+	}
+	if err != nil {
 		r.forget(q.sql, err)
 		return err
 	}
-	if desc != nil && !sure {
-		r.scope.own.put(q.sql, desc.withColumns(r.shipment.fields))
-	}
+	r.learn(&r.shipment)
 	return nil
+}
+
+// learn remembers a description that turned out to fit the tenant.
+func (c *call) learn(sh *shipment) {
+	if sh.desc != nil && !sh.sure {
+		c.scope.own.put(sh.key.sql, sh.desc.withColumns(sh.fields))
+	}
 }
 
 // checkFractions refuses what pgx would cut off: a number with a fraction for a column of whole numbers. The column may have

@@ -38,7 +38,7 @@ type engine struct {
 	lanes  *lanes
 	nobody *load // of calls that are in no tenant
 	scopes *otter.Cache[tenant.ID, *scope]
-	shared *descriptions // only universal ones
+	shared *descriptions // with built-in types only
 	tracer tracer
 	pooled atomic.Bool // a transaction pooler stands in between
 

@@ -16,7 +16,8 @@ const (
 )
 
 // description is what the server said of a statement: the types of its parameters and of its columns. It is immutable once
-// it is shared.
+// it is shared. A parameter of a type that is not built in has the type 0: it travels as text, and the server works out the
+// type for each tenant by itself, so that a description fits tenants with types of their own.
 type description struct {
 	// sd is in the form in which pgx encodes arguments by it. Of its fields only the types are known.
 	sd    *pgconn.StatementDescription
@@ -25,7 +26,19 @@ type description struct {
 
 // newDescription copies params, which the next message would overwrite.
 func newDescription(params []uint32, c class) *description {
-	return &description{sd: &pgconn.StatementDescription{ParamOIDs: append([]uint32(nil), params...)}, class: c}
+	d := &description{sd: &pgconn.StatementDescription{ParamOIDs: append([]uint32(nil), params...)}, class: c}
+	for i, oid := range params {
+		d.sd.ParamOIDs[i] = builtIn(oid)
+	}
+	return d
+}
+
+// builtIn returns a type that means the same to every tenant, or 0.
+func builtIn(oid uint32) uint32 {
+	if oid >= firstUserOID {
+		return 0
+	}
+	return oid
 }
 
 func (d *description) addColumn(oid uint32) {
@@ -41,19 +54,14 @@ func (d *description) withColumns(fields []pgconn.FieldDescription) *description
 	return other
 }
 
-// universal reports whether every type in the description is built in, so that it may be tried for another tenant.
-func (d *description) universal() bool {
-	for _, oid := range d.sd.ParamOIDs {
-		if oid >= firstUserOID {
-			return false
-		}
-	}
+// shared returns the description in the form that may be tried for another tenant: only built-in types are in it. Columns of
+// other types are asked for as text, and told by the server.
+func (d *description) shared() *description {
+	other := newDescription(d.sd.ParamOIDs, d.class)
 	for i := range d.sd.Fields {
-		if d.sd.Fields[i].DataTypeOID >= firstUserOID {
-			return false
-		}
+		other.addColumn(builtIn(d.sd.Fields[i].DataTypeOID))
 	}
-	return true
+	return other
 }
 
 // descriptions is a bounded set of descriptions by SQL. It is safe for concurrent use.

@@ -2,6 +2,7 @@ package tenantdb
 
 import (
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,6 +19,10 @@ type flight struct {
 
 	closes      int
 	parsesScope bool
+	// checks is the number of statements that are parsed only to see whether their descriptions fit the tenant.
+	checks int
+	// savepoint says that a savepoint stands around the checks; unfit, that one of them failed.
+	savepoint, unfit bool
 	// naming are the statements that get their name in this flight.
 	naming map[statementKey]*statement
 }
@@ -87,11 +92,95 @@ func (f *flight) readScope() error {
 	return err
 }
 
+// check is a statement whose description may not fit the tenant, with arguments that were encoded by it.
+type check struct {
+	sql  string
+	desc *description
+	args *pgx.ExtendedQueryBuilder
+}
+
+// check has the server parse statements and read their arguments before anything is executed, so that a description that does
+// not fit fails before it can do harm. In a transaction a savepoint keeps the failure from ending it.
+func (f *flight) check(inTx bool, checks ...check) {
+	f.savepoint, f.checks = inTx, len(checks)
+	if inTx {
+		f.sendCommand("SAVEPOINT leasehold_check")
+	}
+	for _, c := range checks {
+		f.sendParse("", c.sql, c.desc.sd.ParamOIDs)
+		f.sendBind("", c.args.ParamValues, c.args.ParamFormats, nil)
+	}
+	if inTx {
+		f.sendCommand("RELEASE SAVEPOINT leasehold_check")
+	}
+}
+
+// readChecks reads the answers to check. On error nothing of the callers' was executed.
+func (f *flight) readChecks() error {
+	if f.savepoint {
+		if err := f.readCommand(); err != nil {
+			return err
+		}
+	}
+	for range f.checks {
+		_, err := expect[*pgproto3.ParseComplete](&f.wire)
+		if err == nil {
+			_, err = expect[*pgproto3.BindComplete](&f.wire)
+		}
+		if err != nil {
+			f.unfit = true
+			return err
+		}
+	}
+	if f.savepoint {
+		return f.readCommand()
+	}
+	return nil
+}
+
+var errFit = errors.New("no check has failed")
+
+// uncheck returns a transaction to the state before a check that failed.
+func (f *flight) uncheck(ctx context.Context, s *session) error {
+	if !f.unfit || !f.savepoint {
+		return errFit
+	}
+	var back flight
+	if err := back.begin(ctx, s, nil, f.pooled); err != nil {
+		return err
+	}
+	back.sendCommand("ROLLBACK TO SAVEPOINT leasehold_check")
+	back.sendCommand("RELEASE SAVEPOINT leasehold_check")
+	if err := back.depart(); err != nil {
+		return err
+	}
+	return back.land()
+}
+
+// sendCommand queues a command without parameters and results.
+func (f *flight) sendCommand(sql string) {
+	f.sendParse("", sql, nil)
+	f.sendBind("", nil, nil, nil)
+	f.put(executeAll.Encode(f.s.out))
+}
+
+func (f *flight) readCommand() error {
+	if _, err := expect[*pgproto3.ParseComplete](&f.wire); err != nil {
+		return err
+	}
+	if _, err := expect[*pgproto3.BindComplete](&f.wire); err != nil {
+		return err
+	}
+	_, err := expect[*pgproto3.CommandComplete](&f.wire)
+	return err
+}
+
 // shipment is one statement on a flight.
 type shipment struct {
 	key statementKey
-	// desc is nil for a statement that the server is to describe by itself.
+	// desc is nil for a statement that the server is to describe by itself. It may be wrong for the tenant unless it is sure.
 	desc *description
+	sure bool
 	// named is what the connection calls the statement; nil if it travels without a name.
 	named *statement
 	// naming says that it gets its name in this flight.
@@ -109,7 +198,7 @@ func (sh *shipment) parses() bool { return sh.named == nil || sh.naming }
 // the first time. Only a description that is sure to fit this tenant may be given a name: without one the server describes
 // each result anew.
 func (f *flight) ship(key statementKey, desc *description, sure, repeated bool) shipment {
-	sh := shipment{key: key, desc: desc}
+	sh := shipment{key: key, desc: desc, sure: sure}
 	if f.pooled || desc == nil || !sure {
 		return sh
 	}
