@@ -76,7 +76,7 @@ func (r *batchResults) send() error {
 		if err != nil {
 			return err
 		}
-		if err := checkClass(classify(q.sql), q.sql, r.tx != nil); err != nil {
+		if err := checkClass(classify(q.sql), q.sql, r.tx != nil, r.lease.pinned); err != nil {
 			return err
 		}
 		queries[i] = q

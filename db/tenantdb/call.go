@@ -171,15 +171,15 @@ func (r *Rows) mayRepeat(desc *description, sure bool, err error) bool {
 // which takes a round trip; anew asks in any case. It returns nil for a statement that is to travel undescribed.
 func (c *call) describe(q query, anew bool) (desc *description, sure bool, err error) {
 	if q.undescribed {
-		return nil, true, checkClass(classify(q.sql), q.sql, c.tx != nil)
+		return nil, true, checkClass(classify(q.sql), q.sql, c.tx != nil, c.lease.pinned)
 	}
 	if !anew {
 		desc, sure = c.known(q.sql)
 		if desc != nil && (sure || c.tx == nil || q.byOID == nil) { // formats by type need the types
-			return desc, sure, checkClass(desc.class, q.sql, c.tx != nil)
+			return desc, sure, checkClass(desc.class, q.sql, c.tx != nil, c.lease.pinned)
 		}
 	}
-	if err := checkClass(classify(q.sql), q.sql, c.tx != nil); err != nil {
+	if err := checkClass(classify(q.sql), q.sql, c.tx != nil, c.lease.pinned); err != nil {
 		return nil, false, err
 	}
 	descs, err := c.ask(q.sql)

@@ -44,6 +44,9 @@ type Config struct {
 	// MaxConnsPerTenant is a tenant's share: the most connections that it holds at once, so that a flood of calls from one
 	// leaves the others room. Its further calls wait. Defaults to half of MaxConns, but not less than 2.
 	MaxConnsPerTenant int
+	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. Defaults to a quarter of MaxConns, but
+	// not less than 1.
+	MaxSessions int
 	// MaxTenantsPerConn is how many distinct tenants a connection serves before it is replaced: the server process behind it
 	// keeps in memory what it learnt of every table. Defaults to 400, which is about 64 MB at ten tables each.
 	MaxTenantsPerConn int
@@ -78,6 +81,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxConnsPerTenant == 0 {
 		c.MaxConnsPerTenant = min(max(2, (c.MaxConns+1)/2), c.MaxConns)
+	}
+	if c.MaxSessions == 0 {
+		c.MaxSessions = max(1, c.MaxConns/4)
 	}
 	if c.MaxTenantsPerConn == 0 {
 		c.MaxTenantsPerConn = 400
@@ -115,6 +121,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("tenantdb: Lanes is %d; want 1 to %d, the number of connections", c.Lanes, c.MaxConns)
 	case c.MaxConnsPerTenant < 1 || c.MaxConnsPerTenant > c.MaxConns:
 		return fmt.Errorf("tenantdb: MaxConnsPerTenant is %d; want 1 to %d, the number of connections", c.MaxConnsPerTenant, c.MaxConns)
+	case c.MaxSessions < 1:
+		return fmt.Errorf("tenantdb: MaxSessions is %d; want at least 1", c.MaxSessions)
 	case c.MaxTenantsPerConn < 1:
 		return fmt.Errorf("tenantdb: MaxTenantsPerConn is %d; want at least 1", c.MaxTenantsPerConn)
 	case c.StatementCacheSize < 1:

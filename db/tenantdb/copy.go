@@ -11,8 +11,18 @@ import (
 
 // CopyFrom copies rows into a table of the tenant through COPY, in a transaction of its own: all of them or none. It
 // returns the number of rows. An unqualified table name is looked up in the tenant's schema. It takes four round trips.
-func (h Handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (n int64, err error) {
-	err = h.InTx(ctx, func(tx pgx.Tx) error {
+func (h Handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	return copyFrom(ctx, h, table, columns, rows)
+}
+
+// beginner starts transactions.
+type beginner interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+// copyFrom copies rows in a transaction of its own.
+func copyFrom(ctx context.Context, b beginner, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (n int64, err error) {
+	err = pgx.BeginFunc(ctx, b, func(tx pgx.Tx) error {
 		n, err = tx.CopyFrom(ctx, table, columns, rows)
 		return err
 	})

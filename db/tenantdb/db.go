@@ -36,7 +36,8 @@ func (db *DB) Ping(ctx context.Context) error {
 type engine struct {
 	cfg    Config
 	lanes  *lanes
-	nobody *load // of calls that are in no tenant
+	nobody *load         // of calls that are in no tenant
+	pins   chan struct{} // one element for each Session
 	scopes *otter.Cache[tenant.ID, *scope]
 	shared *descriptions // with built-in types only
 	tracer tracer

@@ -25,6 +25,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		shared: newDescriptions(descriptionsShared),
 		tracer: newTracer(cfg.ConnConfig.Tracer),
 		nobody: &load{},
+		pins:   make(chan struct{}, cfg.MaxSessions),
 		fit:    make(map[string]bool),
 	}
 	e.pooled.Store(cfg.Pooler == PoolerTransaction)

@@ -14,7 +14,9 @@ const (
 	plain class = iota
 	// inTransaction statements mean something only between BEGIN and COMMIT.
 	inTransaction
-	// refused statements would outlive the scope or end it.
+	// inSession statements leave something on the connection that outlives the call.
+	inSession
+	// refused statements would end the scope.
 	refused
 )
 
@@ -31,14 +33,31 @@ var (
 // heldCursor finds cursors that would keep one tenant's rows on the connection after COMMIT.
 var heldCursor = regexp.MustCompile(`(?i)\bhold\b`)
 
+// temporary finds temporary tables, and dropped those that end with their transaction.
+var (
+	temporary = regexp.MustCompile(`(?i)^create\s+(?:or\s+replace\s+)?(?:(?:global|local)\s+)?temp(?:orary)?\b|\binto\s+temp(?:orary)?\b`)
+	dropped   = regexp.MustCompile(`(?i)\bon\s+commit\s+drop\b`)
+)
+
 // classify reads the first words of a statement. It catches mistakes; it is no defence against SQL written to deceive it.
 func classify(sql string) class {
 	words := firstWords(sql, 3)
 	second, third := words[1], words[2]
 	switch words[0] {
-	case "begin", "start", "commit", "end", "abort", "prepare", "execute", "deallocate", "listen", "unlisten", "reset",
-		"discard", "load":
+	case "begin", "start", "commit", "end", "abort", "discard", "load":
 		return refused
+	case "prepare":
+		if second == "transaction" {
+			return refused
+		}
+		return inSession
+	case "deallocate":
+		if second == "all" || second == "prepare" && third == "all" { // our own names are among them
+			return refused
+		}
+		return inSession
+	case "execute", "listen", "unlisten":
+		return inSession
 	case "rollback":
 		if second == "to" || third == "to" { // ROLLBACK [WORK|TRANSACTION] TO SAVEPOINT
 			return inTransaction
@@ -46,42 +65,55 @@ func classify(sql string) class {
 		return refused
 	case "declare":
 		if heldCursor.MatchString(sql) {
-			return refused
+			return inSession
 		}
 		return inTransaction
 	case "savepoint", "release", "fetch", "move", "close", "lock":
 		return inTransaction
-	case "set":
-		return classifySet(second, third)
+	case "set", "reset":
+		return classifySet(words)
 	case "call", "do": // outside a transaction block they may COMMIT, and the rest would run without the scope
 		return inTransaction
 	}
-	if scopeSettings.MatchString(sql) || sessionState.MatchString(localSettings.ReplaceAllString(sql, "")) {
+	switch {
+	case scopeSettings.MatchString(sql):
 		return refused
+	case sessionState.MatchString(localSettings.ReplaceAllString(sql, "")):
+		return inSession
+	case temporary.MatchString(skipBlank(sql)):
+		if dropped.MatchString(sql) {
+			return inTransaction
+		}
+		return inSession
 	}
 	return plain
 }
 
-func classifySet(second, third string) class {
-	switch second {
-	case "constraints", "transaction":
+func classifySet(words []string) class {
+	what, how := words[1], inSession
+	switch {
+	case words[0] == "set" && (what == "constraints" || what == "transaction"):
 		return inTransaction
-	case "local":
-		switch third {
-		case "search_path", "schema", "role", "session", "session_authorization", "": // "" is a quoted name
-			return refused
-		}
-		return inTransaction
+	case words[0] == "set" && what == "local":
+		what, how = words[2], inTransaction
+	case words[0] == "set" && what == "session" && words[2] != "characteristics":
+		what = words[2]
 	}
-	return refused
+	switch what {
+	case "search_path", "schema", "role", "session", "session_authorization", "authorization", "": // "" is a quoted name
+		return refused
+	}
+	return how
 }
 
-// checkClass returns the error for a statement of class c, inside or outside of a transaction.
-func checkClass(c class, sql string, inTx bool) error {
+// checkClass returns the error for a statement of class c, inside or outside of a transaction or a session of one's own.
+func checkClass(c class, sql string, inTx, pinned bool) error {
 	switch {
 	case c == refused:
-		return fmt.Errorf("%w: %s: it would change or outlive the scope of the call; "+
-			"use Begin for transactions, and keep SET, LISTEN and PREPARE out of tenant queries", ErrRefused, excerpt(sql))
+		return fmt.Errorf("%w: %s: it would change or end the scope of the call; use Begin for transactions", ErrRefused, excerpt(sql))
+	case c == inSession && !pinned:
+		return fmt.Errorf("%w: %s: it would outlive the call, for the next tenant to find; use Acquire for a session of your own",
+			ErrRefused, excerpt(sql))
 	case c == inTransaction && !inTx:
 		return fmt.Errorf("%w: %s: it means nothing outside a transaction; use Begin or InTx", ErrRefused, excerpt(sql))
 	}

@@ -524,3 +524,14 @@ func (p *lanes) adopt(s *session, t *load) {
 	s.lane.stat.Opened++
 	p.offer(s)
 }
+
+// pin counts a connection outside the lanes as leased.
+func (p *lanes) pin() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	p.leased.Add(1)
+	return nil
+}

@@ -304,16 +304,16 @@ func TestAHandleOrTransactionRefusesAnotherTenantsContext(t *testing.T) {
 	}
 }
 
-// THREATS 14.
+// THREATS 14. The plain spelling is refused before it is sent; this is about the walls behind.
 func TestATemporaryTableShadowsNobody(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	db := f.open(t, tenantdb.Config{MaxConns: 1})
-	_, err := db.Exec(f.ctx(t, 0), "CREATE TEMP TABLE items AS SELECT 1 AS id, 'shadow' AS owner")
+	_, err := db.Exec(f.ctx(t, 0), "CREATE TABLE pg_temp.items AS SELECT 1 AS id, 'shadow' AS owner")
 	wantCode(t, err, "42501") // PUBLIC's TEMP is revoked
 
 	pgtest.Exec(t, f.url, "GRANT TEMPORARY ON DATABASE "+f.database(t)+" TO "+f.tenants[0].Placement.Role)
-	if _, err := db.Exec(f.ctx(t, 0), "CREATE TEMP TABLE items AS SELECT 1 AS id, 'shadow' AS owner"); err != nil {
+	if _, err := db.Exec(f.ctx(t, 0), "CREATE TABLE pg_temp.items AS SELECT 1 AS id, 'shadow' AS owner"); err != nil {
 		t.Fatal(err)
 	}
 	for i, tn := range f.tenants {

@@ -7,7 +7,9 @@ type Stat struct {
 	InUse   int   // that are leased
 	Waiting int   // calls that wait for one
 	Created int64 // that were ever opened
-	Lanes   []LaneStat
+	// Sessions are open through Acquire, and not among the others.
+	Sessions int
+	Lanes    []LaneStat
 }
 
 // LaneStat are the numbers of one lane.
@@ -26,7 +28,11 @@ type LaneStat struct {
 }
 
 // Stat says how the connections are used at this moment.
-func (db *DB) Stat() Stat { return db.e.lanes.report() }
+func (db *DB) Stat() Stat {
+	st := db.e.lanes.report()
+	st.Sessions = len(db.e.pins)
+	return st
+}
 
 func (p *lanes) report() Stat {
 	p.mu.Lock()

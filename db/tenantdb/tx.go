@@ -26,13 +26,25 @@ func (h Handle) Begin(ctx context.Context) (pgx.Tx, error) { return h.BeginTx(ct
 // The statement that sets the scope takes the snapshot of a repeatable-read or serializable transaction. Say the modes
 // in opts; SET TRANSACTION comes too late.
 func (h Handle) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
-	if opts.BeginQuery != "" || opts.CommitQuery != "" {
-		return nil, fmt.Errorf("%w: BeginQuery and CommitQuery; say the modes in the other options", ErrRefused)
+	if err := checkOptions(opts); err != nil {
+		return nil, err
 	}
 	s, l, err := h.lease(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return begin(ctx, s, l, opts)
+}
+
+func checkOptions(opts pgx.TxOptions) error {
+	if opts.BeginQuery != "" || opts.CommitQuery != "" {
+		return fmt.Errorf("%w: BeginQuery and CommitQuery; say the modes in the other options", ErrRefused)
+	}
+	return nil
+}
+
+// begin starts a transaction on a leased connection. On error the lease is over.
+func begin(ctx context.Context, s *scope, l *lease, opts pgx.TxOptions) (pgx.Tx, error) {
 	opts.BeginQuery = beginSQL(opts) + s.beginSQL
 	inner, err := l.conn.BeginTx(ctx, opts)
 	if err != nil {
