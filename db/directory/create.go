@@ -39,7 +39,7 @@ func (d *Directory) Create(ctx context.Context, n NewTenant) (*tenant.Tenant, er
 	}
 	// Other processes hear of it; this one shall know before the caller does.
 	d.cache.invalidate(slug)
-	return fromRow(row), nil
+	return d.fromRow(row), nil
 }
 
 func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (controlsql.Tenant, error) {
@@ -62,10 +62,6 @@ func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	case <-ctx.Done():
 		return none, ctx.Err()
 	}
-	login, err := d.ensureRuntimeLogin(ctx, false)
-	if err != nil {
-		return none, err
-	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return none, err
@@ -74,7 +70,7 @@ func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	if err != nil {
 		return none, err
 	}
-	c := &creation{d: d, session: s, id: tenant.ID(id), login: login}
+	c := &creation{d: d, session: s, id: tenant.ID(id)}
 	defer c.close()
 	return c.run(ctx, n, slug)
 }
@@ -84,7 +80,6 @@ type creation struct {
 	d       *Directory
 	session *session // holds the creation lock
 	id      tenant.ID
-	login   string // the runtime login that becomes a member of the tenant's role
 }
 
 func (c *creation) close() { c.session.close() }
@@ -114,15 +109,9 @@ func (c *creation) reserve(ctx context.Context, n NewTenant, slug tenant.Slug) (
 		return row, err
 	}
 	for range reserveTries {
-		err = s.inTx(ctx, func(q *controlsql.Queries, _ pgx.Tx) (err error) {
-			row, err = q.InsertTenant(ctx, controlsql.InsertTenantParams{
-				ID: c.id, Slug: slug, Company: n.Company, ContactName: n.ContactName, ContactEmail: n.ContactEmail,
-				Cluster: p.Cluster, Strategy: p.Strategy, DatabaseName: p.Database, SchemaName: p.Schema, RoleName: p.Role,
-			})
-			if err != nil {
-				return err
-			}
-			return appendEvent(ctx, q, c.id, EventStarted, "")
+		row, err = c.insert(ctx, controlsql.InsertTenantParams{
+			ID: c.id, Slug: slug, Company: n.Company, ContactName: n.ContactName, ContactEmail: n.ContactEmail,
+			Cluster: p.Cluster, Strategy: p.Strategy, DatabaseName: p.Database, SchemaName: p.Schema, RoleName: p.Role,
 		})
 		if !violates(err, "tenants_slug_living") {
 			return row, err
@@ -138,20 +127,32 @@ func (c *creation) reserve(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	return row, ErrSlugTaken
 }
 
+// insert adds the tenant's row, with the number of the runtime login that it gets. All creations take turns here, and only here.
+func (c *creation) insert(ctx context.Context, params controlsql.InsertTenantParams) (row controlsql.Tenant, err error) {
+	err = c.session.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
+		if err := q.LockTransaction(ctx, reservationLock); err != nil {
+			return err
+		}
+		// Whoever is just giving the name to another tenant, perhaps by hand, holds up this creation and not for long the others.
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err != nil {
+			return err
+		}
+		params.LoginNo, err = q.ChooseLogin(ctx, int64(c.d.cfg.TenantsPerLogin))
+		if err != nil {
+			return err
+		}
+		row, err = q.InsertTenant(ctx, params)
+		if err != nil {
+			return err
+		}
+		return appendEvent(ctx, q, c.id, EventStarted, "")
+	})
+	return row, err
+}
+
 // build does the work between the reservation and the first request that is served.
 func (c *creation) build(ctx context.Context, row controlsql.Tenant) (controlsql.Tenant, error) {
-	p := placement(row)
-	version, err := c.session.q.ServerVersion(ctx)
-	if err != nil {
-		return row, err
-	}
-	err = c.session.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, houseSQL(p, c.login, version)); err != nil {
-			return fmt.Errorf("create the schema and the role: %w", err)
-		}
-		return appendEvent(ctx, q, c.id, EventHoused, fmt.Sprintf("schema %s, role %s", p.Schema, p.Role))
-	})
-	if err != nil {
+	if err := c.house(ctx, row); err != nil {
 		return row, err
 	}
 	result, err := c.d.cfg.Migrator.Apply(ctx, c.d.target(row))
@@ -172,6 +173,23 @@ func (c *creation) build(ctx context.Context, row controlsql.Tenant) (controlsql
 		return appendEvent(ctx, q, c.id, EventActivated, "")
 	})
 	return row, err
+}
+
+// house makes the tenant's role, of which its runtime login becomes a member, and its empty schema.
+func (c *creation) house(ctx context.Context, row controlsql.Tenant) error {
+	if err := c.d.ensureLogin(ctx, row.LoginNo, loginFit, false); err != nil {
+		return err
+	}
+	version, err := c.session.q.ServerVersion(ctx)
+	if err != nil {
+		return err
+	}
+	return c.session.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, houseSQL(row, c.d.loginName(row.LoginNo), version)); err != nil {
+			return fmt.Errorf("create the schema and the role: %w", err)
+		}
+		return appendEvent(ctx, q, c.id, EventHoused, fmt.Sprintf("schema %s, role %s", row.SchemaName, row.RoleName))
+	})
 }
 
 // abandon removes what was built and marks the tenant failed. If the tenant turns out to be active, because only the
@@ -215,10 +233,10 @@ func (c *creation) remove(ctx context.Context, cause error) (row controlsql.Tena
 // inheritOptionVersion is the first version of PostgreSQL in which a membership itself says whether rights are inherited.
 const inheritOptionVersion = 160000
 
-// houseSQL makes a tenant's role and empty schema: the role may use the schema and whatever tables, sequences, functions and
+// houseSQL makes a tenant's role, with one login as its only member, and empty schema: the role may use the schema and whatever tables, sequences, functions and
 // types the administrator's login will create in it, and may create nothing itself.
-func houseSQL(p tenant.Placement, login string, version int32) string {
-	schema, role := pgx.Identifier{p.Schema}.Sanitize(), pgx.Identifier{p.Role}.Sanitize()
+func houseSQL(row controlsql.Tenant, login string, version int32) string {
+	schema, role := pgx.Identifier{row.SchemaName}.Sanitize(), pgx.Identifier{row.RoleName}.Sanitize()
 	options := ""
 	if version >= inheritOptionVersion {
 		options = " WITH INHERIT FALSE, SET TRUE"

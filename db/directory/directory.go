@@ -25,7 +25,7 @@ type Directory struct {
 	listener *listener
 	// creating holds a token for each Create that is at work.
 	creating chan struct{}
-	runtime  runtimeLogin
+	logins   *runtimeLogins
 
 	closing sync.Once
 }
@@ -45,6 +45,12 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 		return nil, err
 	}
 	d := &Directory{cfg: cfg, pool: pool, queries: controlsql.New(pool), creating: make(chan struct{}, cfg.MaxCreates)}
+	installation, err := d.queries.GetInstallation(ctx)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("directory: read the installation's id: %w", err)
+	}
+	d.logins = newRuntimeLogins(installation)
 	d.cache, err = newCache(cacheConfig{
 		load: d.BySlug, size: cfg.CacheSize, negativeSize: cfg.NegativeCacheSize,
 		ttl: cfg.CacheTTL, negativeTTL: cfg.NegativeCacheTTL, grace: cfg.Grace, readTimeout: cfg.ReadTimeout,
@@ -113,7 +119,7 @@ func (d *Directory) BySlug(ctx context.Context, slug tenant.Slug) (*tenant.Tenan
 	if err != nil {
 		return nil, fmt.Errorf("tenant %s: %w", slug, notFound(err))
 	}
-	return fromRow(row), nil
+	return d.fromRow(row), nil
 }
 
 // ByID reads the tenant that has the id, be it living or not. The error is tenant.ErrNotFound if there never was one.
@@ -122,7 +128,7 @@ func (d *Directory) ByID(ctx context.Context, id tenant.ID) (*tenant.Tenant, err
 	if err != nil {
 		return nil, fmt.Errorf("tenant %s: %w", id, notFound(err))
 	}
-	return fromRow(row), nil
+	return d.fromRow(row), nil
 }
 
 // ListOptions say which tenants List returns. The zero value is the first page of all tenants.
@@ -152,7 +158,7 @@ func (d *Directory) List(ctx context.Context, opts ListOptions) ([]*tenant.Tenan
 	}
 	tenants := make([]*tenant.Tenant, len(rows))
 	for i, row := range rows {
-		tenants[i] = fromRow(row)
+		tenants[i] = d.fromRow(row)
 	}
 	return tenants, nil
 }
@@ -228,7 +234,7 @@ func notFound(err error) error {
 	return err
 }
 
-func fromRow(row controlsql.Tenant) *tenant.Tenant {
+func (d *Directory) fromRow(row controlsql.Tenant) *tenant.Tenant {
 	return &tenant.Tenant{
 		ID:           row.ID,
 		Slug:         row.Slug,
@@ -236,19 +242,23 @@ func fromRow(row controlsql.Tenant) *tenant.Tenant {
 		ContactName:  row.ContactName,
 		ContactEmail: row.ContactEmail,
 		Status:       row.Status,
-		Placement:    placement(row),
+		Placement:    d.placement(row),
 		Generation:   row.Generation,
 		CreatedAt:    row.CreatedAt,
 		UpdatedAt:    row.UpdatedAt,
 	}
 }
 
-func placement(row controlsql.Tenant) tenant.Placement {
-	return tenant.Placement{
+func (d *Directory) placement(row controlsql.Tenant) tenant.Placement {
+	p := tenant.Placement{
 		Cluster:  row.Cluster,
 		Strategy: row.Strategy,
 		Database: row.DatabaseName,
 		Schema:   row.SchemaName,
 		Role:     row.RoleName,
 	}
+	if row.LoginNo != defaultLogin {
+		p.Login = d.loginName(row.LoginNo)
+	}
+	return p
 }

@@ -9,6 +9,9 @@
 //   - A tenant is active only when its schema, its role and all its migrations are there. A creation that breaks off (an
 //     error, a cancelled context, a lost connection, kill -9) never leaves an active tenant. What it leaves otherwise is
 //     removed at once by the creator if it lives, else by the next Create of that name or by [Directory.Sweep].
+//   - One runtime login is a member of a tenant's role: the one that the tenant is assigned to when it is created, the first that
+//     has room. No creation gives a login more than Config.TenantsPerLogin living tenants, however many run at once, so that
+//     what PostgreSQL does at the next SET ROLE of each session when a member is added is bounded too.
 //   - Every step of a tenant's life is a line in the event log, which can only be added to.
 //   - [Directory.Resolve] answers from a bounded cache, without an allocation. A change of a tenant by any process, or by
 //     hand in psql, makes every Directory forget it as soon as the server's notification arrives, and no later than
@@ -23,7 +26,9 @@
 //   - Whoever can log in to the database can send a notification, and so make a cache read a record again. It can do no more.
 //   - The owner of the registry can disable the trigger that protects the event log. It guards against mistakes.
 //   - A copy of the control database on the same server carries the same installation id, so the copy and the original share
-//     a runtime login. Give both the same secret key, or delete the copy's row in "installation" and insert a new one.
+//     runtime logins. Give both the same secret key, or delete the copy's row in "installation" and insert a new one.
+//   - A process of the release before there were several runtime logins puts its new tenants on the first, beyond the bound, and
+//     cannot serve those on the others: replace such processes before there are more than Config.TenantsPerLogin tenants.
 //   - At present every tenant is housed by schema, in the control database.
 //
 // # Use
@@ -43,6 +48,7 @@
 //	})
 //	invalid, ok := errors.AsType[*directory.ValidationError](err) // what to tell the person, field by field
 //
-//	t, err = dir.Resolve(ctx, "acme")         // for each request; tenant.ErrNotFound if there is none
-//	login, err := dir.RuntimeConn(ctx)        // what tenantdb.Open connects as
+//	t, err = dir.Resolve(ctx, "acme")   // for each request; tenant.ErrNotFound if there is none
+//	login, err := dir.RuntimeConn(ctx)  // what tenantdb.Open connects as
+//	db, err := tenantdb.Open(ctx, tenantdb.Config{ConnConfig: login, Login: dir.LoginConn})
 package directory

@@ -15,10 +15,11 @@ var (
 	ErrNotMigrated = errors.New("the registry is not up to date")
 	// ErrSlugTaken reports a subdomain that belongs to another tenant, or to one that is just being created.
 	ErrSlugTaken = errors.New("the subdomain is taken")
-	// ErrSecretKey reports that the runtime login does not take the password that is derived from Config.SecretKey: other
+	// ErrSecretKey reports that a runtime login does not take the password that is derived from Config.SecretKey: other
 	// processes have another key, or had one.
 	ErrSecretKey = errors.New("the secret key is not the one that the runtime login's password was made with")
-	// ErrRuntimeLogin reports that the runtime login exists but cannot be used as it is, and cannot be set right from here.
+	// ErrRuntimeLogin reports that a runtime login exists but cannot be used as it is, and cannot be set right from here; or that
+	// a name is not that of a login of this installation that has tenants.
 	ErrRuntimeLogin = errors.New("the runtime login is unfit")
 )
 

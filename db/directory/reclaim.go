@@ -87,7 +87,7 @@ func reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, deta
 		if err := q.TerminateMigrations(ctx, row.SchemaName); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, dropSQL(placement(row))); err != nil {
+		if _, err := tx.Exec(ctx, dropSQL(row)); err != nil {
 			return err
 		}
 		row, err = q.FinishProvisioning(ctx, controlsql.FinishProvisioningParams{Status: tenant.Failed, ID: id})
@@ -99,10 +99,10 @@ func reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, deta
 	return row, err
 }
 
-// dropSQL undoes houseSQL and what was created since. The schema's default privileges go with the schema, memberships go with
-// the role. It gives up when somebody else reads there for longer than five seconds.
-func dropSQL(p tenant.Placement) string {
+// dropSQL undoes houseSQL and what was created since. The schema's default privileges go with the schema; that a login is a
+// member of the role goes with the role. It gives up when somebody else reads there for longer than five seconds.
+func dropSQL(row controlsql.Tenant) string {
 	return "SET LOCAL lock_timeout = '5s';\n" +
-		"DROP SCHEMA IF EXISTS " + pgx.Identifier{p.Schema}.Sanitize() + " CASCADE;\n" +
-		"DROP ROLE IF EXISTS " + pgx.Identifier{p.Role}.Sanitize()
+		"DROP SCHEMA IF EXISTS " + pgx.Identifier{row.SchemaName}.Sanitize() + " CASCADE;\n" +
+		"DROP ROLE IF EXISTS " + pgx.Identifier{row.RoleName}.Sanitize()
 }

@@ -2,11 +2,14 @@ package directory
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/leasehold-go/leasehold/internal/pgserver"
@@ -210,5 +213,153 @@ func TestNoPasswordReachesTheServersLog(t *testing.T) {
 		if password == "" || bytes.Contains(log, []byte(password)) {
 			t.Errorf("secret %d is empty or stands in the server's log", i)
 		}
+	}
+}
+
+func TestLoginConnKnowsItsOwnLogins(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	d := openDirectory(t, crowded(t, url, 1))
+	createMany(t, d, 0, 2)
+	foreign, _ := newDirectory(t)
+	mustRuntimeConn(t, foreign)
+	admin := connectTo(t, url)
+	roles := func() []string {
+		return query[[]string](t, admin, `SELECT array_agg(rolname::text ORDER BY rolname) FROM pg_roles WHERE starts_with(rolname, $1)`, d.logins.prefix)
+	}
+	before := roles()
+	prefix := d.logins.prefix
+	for _, name := range []string{
+		foreign.loginName(0), foreign.loginName(1), prefix, prefix + "2", prefix + "00", prefix + "01", prefix + "+1", prefix + "-1", prefix + "-0",
+		prefix + "1 ", prefix + "1_", prefix + "a", prefix + "4294967297", prefix + "99999999999999999999", strings.ToUpper(prefix) + "1", "1",
+		pgserver.Administrator, pgserver.Superuser,
+	} {
+		if cc, err := d.LoginConn(t.Context(), name); !errors.Is(err, ErrRuntimeLogin) || cc != nil {
+			t.Errorf("%q: %v, %v, want %v", name, cc, err, ErrRuntimeLogin)
+		}
+	}
+	if diff := cmp.Diff(before, roles()); diff != "" {
+		t.Errorf("logins (-before +after):\n%s", diff)
+	}
+	for name, want := range map[string]string{"": prefix + "0", prefix + "0": prefix + "0", prefix + "1": prefix + "1"} {
+		if got := query[string](t, connectAs(t, d, name), `SELECT session_user::text`); got != want {
+			t.Errorf("LoginConn(%q) connects as %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestLoginConnAsksOnce(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	d := openDirectory(t, crowded(t, url, 1))
+	tenants := createMany(t, d, 0, 2)
+	for _, tn := range tenants {
+		cc, err := d.LoginConn(t.Context(), tn.Placement.Login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cc.User, cc.Password = "spoilt", "spoilt" // it is the caller's
+	}
+	d.Close() // nothing can be asked any more
+	for _, tn := range tenants {
+		cc, err := d.LoginConn(t.Context(), tn.Placement.Login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tryConnect(t.Context(), cc); err != nil {
+			t.Error(err)
+		}
+	}
+	other := openDirectory(t, configOf(t, url))
+	other.Close()
+	if _, err := other.LoginConn(t.Context(), ""); err == nil {
+		t.Error("a login that was never looked at is known")
+	}
+}
+
+func TestLoginConnWaitsNoLongerThanItsCaller(t *testing.T) {
+	t.Parallel()
+	d, _ := newDirectory(t)
+	d.logins.asking <- struct{}{}
+	defer func() { <-d.logins.asking }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.LoginConn(ctx, ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("error = %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestLoginConnSetsALoginRight(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	d := openDirectory(t, crowded(t, url, 1))
+	login := createMany(t, d, 0, 2)[1].Placement.Login
+	pgtest.Exec(t, url, `ALTER ROLE `+login+` NOLOGIN INHERIT CREATEROLE CREATEDB`, `ALTER ROLE `+login+` SET search_path = public`)
+	other := openDirectory(t, configOf(t, url))
+	connectAs(t, other, login)
+	if fit, err := isFit(t.Context(), d.queries, login); !fit || err != nil {
+		t.Errorf("the login is not fit: %v", err)
+	}
+	pgtest.Exec(t, pgtest.SuperURL(t, url), `ALTER ROLE `+login+` BYPASSRLS`)
+	if _, err := openDirectory(t, configOf(t, url)).LoginConn(t.Context(), login); !errors.Is(err, ErrRuntimeLogin) {
+		t.Errorf("error = %v, want %v", err, ErrRuntimeLogin)
+	}
+	pgtest.Exec(t, pgtest.SuperURL(t, url), `DROP OWNED BY `+login, `DROP ROLE `+login)
+	connectAs(t, openDirectory(t, configOf(t, url)), login)
+}
+
+// All logins have passwords of the key that counts, whoever has created them.
+func TestANewLoginIsNotMadeWithAnotherKey(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	d := openDirectory(t, crowded(t, url, 1))
+	acme := mustCreate(t, d, "acme")
+	cfg := crowded(t, url, 1)
+	cfg.SecretKey = []byte("another secret key")
+	if _, err := openDirectory(t, cfg).Create(t.Context(), company("globex")); !errors.Is(err, ErrSecretKey) {
+		t.Errorf("error = %v, want %v", err, ErrSecretKey)
+	}
+	wantNothingLeft(t, url, acme)
+	admin := connectTo(t, url)
+	wantMemberships(t, d, admin, map[int32]int{0: 1}, acme)
+	globex := mustCreate(t, d, "globex")
+	wantMemberships(t, d, admin, map[int32]int{0: 1, 1: 1}, acme, globex)
+	connectAs(t, d, globex.Placement.Login)
+}
+
+func TestSetRuntimePasswordSetsThatOfEveryLogin(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	d := openDirectory(t, crowded(t, url, 1))
+	tenants := createMany(t, d, 0, 4)
+	mustExec(t, connectTo(t, url), `UPDATE tenants SET status = 'deleted' WHERE slug = 'c3'`) // its login has none any more
+	super := pgtest.Connect(t, pgtest.SuperURL(t, url))
+	lookalike := d.logins.prefix + "01"
+	mustExec(t, super, `CREATE ROLE `+lookalike)
+
+	cfg := crowded(t, url, 1)
+	cfg.SecretKey = []byte("another secret key")
+	other := openDirectory(t, cfg)
+	for _, tn := range tenants[:3] {
+		if _, err := other.LoginConn(t.Context(), tn.Placement.Login); !errors.Is(err, ErrSecretKey) {
+			t.Errorf("before: error = %v, want %v", err, ErrSecretKey)
+		}
+	}
+	if err := other.SetRuntimePassword(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for number := range int32(4) {
+		if err := tryConnect(t.Context(), other.loginConn(number)); err != nil {
+			t.Errorf("login %d, the new password: %v", number, err)
+		}
+		if err := tryConnect(t.Context(), d.loginConn(number)); sqlState(err) != codeInvalidPassword {
+			t.Errorf("login %d, the old password: error = %v, want SQLSTATE %s", number, err, codeInvalidPassword)
+		}
+	}
+	for _, tn := range tenants[:3] {
+		connectAs(t, other, tn.Placement.Login)
+	}
+	if has := query[bool](t, super, `SELECT rolpassword IS NOT NULL FROM pg_authid WHERE rolname = $1`, lookalike); has {
+		t.Error("a role that is no login of ours was given a password")
 	}
 }

@@ -46,6 +46,9 @@ func (s *session) inTx(ctx context.Context, f func(q *controlsql.Queries, tx pgx
 // transactions change those of one object at once.
 var privilegesLock = lockKey("privileges")
 
+// reservationLock is the key of the lock under which the places that a runtime login has left are counted and taken.
+var reservationLock = lockKey("reservations")
+
 // creationLock is the key of the lock that the creator of a tenant holds from before the tenant's row is there until it is
 // active. A row that says provisioning and whose lock is free has lost its creator.
 func creationLock(id tenant.ID) int64 { return lockKey("create " + id.String()) }

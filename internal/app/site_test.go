@@ -60,7 +60,7 @@ func newSite(t *testing.T) *site {
 	t.Cleanup(s.dir.Close)
 	login, err := s.dir.RuntimeConn(ctx)
 	must(t, err)
-	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: login, MaxConns: 6})
+	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: login, Login: s.dir.LoginConn, MaxConns: 6})
 	must(t, err)
 	t.Cleanup(s.db.Close)
 	hosts, err := tenanthttp.New(s.dir, tenanthttp.Config{BaseDomains: []string{"example.com"}})

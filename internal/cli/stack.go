@@ -146,7 +146,7 @@ func newStack(ctx context.Context, cfg stackConfig, l *listeners) (_ *stack, err
 	if err != nil {
 		return nil, err
 	}
-	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: runtime, MaxConns: cfg.maxConns, Logger: cfg.logger})
+	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: runtime, Login: s.dir.LoginConn, MaxConns: cfg.maxConns, Logger: cfg.logger})
 	if err != nil {
 		return nil, err
 	}

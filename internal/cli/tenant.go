@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -154,6 +155,7 @@ type tenantView struct {
 	Database     string      `json:"database"`
 	Schema       string      `json:"schema"`
 	Role         string      `json:"role"`
+	Login        string      `json:"login"` // "" is the default one
 	Generation   int64       `json:"generation"`
 	CreatedAt    time.Time   `json:"created_at"`
 	UpdatedAt    time.Time   `json:"updated_at"`
@@ -170,7 +172,7 @@ func newTenantView(t *tenant.Tenant) tenantView {
 	return tenantView{
 		ID: t.ID, Subdomain: t.Slug, Company: t.Company, ContactName: t.ContactName, ContactEmail: t.ContactEmail,
 		Status: string(t.Status), Cluster: t.Placement.Cluster, Strategy: string(t.Placement.Strategy),
-		Database: t.Placement.Database, Schema: t.Placement.Schema, Role: t.Placement.Role,
+		Database: t.Placement.Database, Schema: t.Placement.Schema, Role: t.Placement.Role, Login: t.Placement.Login,
 		Generation: t.Generation, CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt,
 	}
 }
@@ -180,7 +182,7 @@ func (v tenantView) write(w io.Writer) {
 	for _, line := range [][2]string{
 		{"subdomain", string(v.Subdomain)}, {"company", v.Company}, {"contact", v.ContactName + " <" + v.ContactEmail + ">"},
 		{"status", v.Status}, {"id", v.ID.String()}, {"cluster", v.Cluster}, {"strategy", v.Strategy}, {"database", v.Database},
-		{"schema", v.Schema}, {"role", v.Role}, {"generation", fmt.Sprint(v.Generation)},
+		{"schema", v.Schema}, {"role", v.Role}, {"login", cmp.Or(v.Login, "(default)")}, {"generation", fmt.Sprint(v.Generation)},
 		{"created", v.CreatedAt.Format(time.DateTime)}, {"updated", v.UpdatedAt.Format(time.DateTime)},
 	} {
 		_, _ = fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])

@@ -52,4 +52,5 @@ type Tenant struct {
 	Generation        int64
 	CreatedAt         time.Time
 	UpdatedAt         time.Time
+	LoginNo           int32
 }

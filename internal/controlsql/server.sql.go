@@ -90,6 +90,30 @@ func (q *Queries) GetSchemaOwner(ctx context.Context, name string) (GetSchemaOwn
 	return i, err
 }
 
+const listRoles = `-- name: ListRoles :many
+SELECT rolname::text FROM pg_catalog.pg_roles WHERE starts_with(rolname, $1::text) ORDER BY rolname
+`
+
+func (q *Queries) ListRoles(ctx context.Context, prefix string) ([]string, error) {
+	rows, err := q.db.Query(ctx, listRoles, prefix)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var rolname string
+		if err := rows.Scan(&rolname); err != nil {
+			return nil, err
+		}
+		items = append(items, rolname)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const serverVersion = `-- name: ServerVersion :one
 SELECT current_setting('server_version_num')::int
 `

@@ -11,9 +11,30 @@ import (
 	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
+const chooseLogin = `-- name: ChooseLogin :one
+WITH full_logins AS (
+    SELECT login_no FROM tenants
+    WHERE status NOT IN ('failed', 'deleted')
+    GROUP BY login_no
+    HAVING count(*) >= $1::bigint
+)
+SELECT min(login_no)::integer
+FROM (SELECT 0 AS login_no UNION ALL SELECT login_no + 1 FROM full_logins) candidates
+WHERE login_no NOT IN (SELECT login_no FROM full_logins)
+`
+
+// The lowest number whose login has room for a living tenant. It holds until the transaction ends, if the reservation lock was taken
+// by an earlier statement of the transaction.
+func (q *Queries) ChooseLogin(ctx context.Context, tenantsPerLogin int64) (int32, error) {
+	row := q.db.QueryRow(ctx, chooseLogin, tenantsPerLogin)
+	var column_1 int32
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const finishProvisioning = `-- name: FinishProvisioning :one
 UPDATE tenants SET status = $1 WHERE id = $2 AND status = 'provisioning'
-RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at
+RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no
 `
 
 type FinishProvisioningParams struct {
@@ -40,12 +61,13 @@ func (q *Queries) FinishProvisioning(ctx context.Context, arg FinishProvisioning
 		&i.Generation,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.LoginNo,
 	)
 	return i, err
 }
 
 const getLivingTenant = `-- name: GetLivingTenant :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at FROM tenants WHERE slug = $1 AND status NOT IN ('failed', 'deleted')
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE slug = $1 AND status NOT IN ('failed', 'deleted')
 `
 
 func (q *Queries) GetLivingTenant(ctx context.Context, slug tenant.Slug) (Tenant, error) {
@@ -67,12 +89,13 @@ func (q *Queries) GetLivingTenant(ctx context.Context, slug tenant.Slug) (Tenant
 		&i.Generation,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.LoginNo,
 	)
 	return i, err
 }
 
 const getTenant = `-- name: GetTenant :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at FROM tenants WHERE id = $1
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE id = $1
 `
 
 func (q *Queries) GetTenant(ctx context.Context, id tenant.ID) (Tenant, error) {
@@ -94,12 +117,13 @@ func (q *Queries) GetTenant(ctx context.Context, id tenant.ID) (Tenant, error) {
 		&i.Generation,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.LoginNo,
 	)
 	return i, err
 }
 
 const getTenantForUpdate = `-- name: GetTenantForUpdate :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at FROM tenants WHERE id = $1 FOR UPDATE
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE id = $1 FOR UPDATE
 `
 
 func (q *Queries) GetTenantForUpdate(ctx context.Context, id tenant.ID) (Tenant, error) {
@@ -121,17 +145,30 @@ func (q *Queries) GetTenantForUpdate(ctx context.Context, id tenant.ID) (Tenant,
 		&i.Generation,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.LoginNo,
 	)
 	return i, err
 }
 
+const hasTenants = `-- name: HasTenants :one
+SELECT EXISTS (SELECT FROM tenants WHERE login_no = $1 AND status NOT IN ('failed', 'deleted'))
+`
+
+func (q *Queries) HasTenants(ctx context.Context, loginNo int32) (bool, error) {
+	row := q.db.QueryRow(ctx, hasTenants, loginNo)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const insertTenant = `-- name: InsertTenant :one
 INSERT INTO tenants (
-    id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name
+    id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, login_no
 ) VALUES (
-    $1, $2, $3, $4, $5, 'provisioning', $6, $7, $8, $9, $10
+    $1, $2, $3, $4, $5, 'provisioning', $6, $7, $8, $9, $10,
+    $11
 )
-RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at
+RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no
 `
 
 type InsertTenantParams struct {
@@ -145,6 +182,7 @@ type InsertTenantParams struct {
 	DatabaseName string
 	SchemaName   string
 	RoleName     string
+	LoginNo      int32
 }
 
 func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Tenant, error) {
@@ -159,6 +197,7 @@ func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Ten
 		arg.DatabaseName,
 		arg.SchemaName,
 		arg.RoleName,
+		arg.LoginNo,
 	)
 	var i Tenant
 	err := row.Scan(
@@ -177,12 +216,13 @@ func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Ten
 		&i.Generation,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.LoginNo,
 	)
 	return i, err
 }
 
 const listProvisioningTenants = `-- name: ListProvisioningTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at FROM tenants WHERE status = 'provisioning' ORDER BY id
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE status = 'provisioning' ORDER BY id
 `
 
 func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error) {
@@ -210,6 +250,7 @@ func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error)
 			&i.Generation,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.LoginNo,
 		); err != nil {
 			return nil, err
 		}
@@ -222,7 +263,7 @@ func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error)
 }
 
 const listServedTenants = `-- name: ListServedTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at FROM tenants WHERE status IN ('active', 'suspended') ORDER BY slug
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE status IN ('active', 'suspended') ORDER BY slug
 `
 
 func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
@@ -250,6 +291,7 @@ func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
 			&i.Generation,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.LoginNo,
 		); err != nil {
 			return nil, err
 		}
@@ -262,7 +304,7 @@ func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
 }
 
 const listTenants = `-- name: ListTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at FROM tenants
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants
 WHERE (slug, id) > ($1, $2::uuid)
   AND ($3::text = '' OR status = $3::text)
 ORDER BY slug, id
@@ -306,6 +348,7 @@ func (q *Queries) ListTenants(ctx context.Context, arg ListTenantsParams) ([]Ten
 			&i.Generation,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.LoginNo,
 		); err != nil {
 			return nil, err
 		}

@@ -10,6 +10,9 @@ SELECT (r.rolsuper OR r.rolreplication OR r.rolbypassrls)::boolean AS is_powerfu
 FROM pg_catalog.pg_roles r
 WHERE r.rolname = @name::text;
 
+-- name: ListRoles :many
+SELECT rolname::text FROM pg_catalog.pg_roles WHERE starts_with(rolname, @prefix::text) ORDER BY rolname;
+
 -- name: GetLockdown :one
 SELECT pg_has_role(d.datdba, 'USAGE') AS owns_database,
        EXISTS (
