@@ -246,18 +246,15 @@ func (f *flight) send(sh *shipment, args *pgx.ExtendedQueryBuilder, usualFormats
 // receive reads the answers that come before the statement is executed, and notes what the connection knows of it now. An
 // error means that nothing of it was executed.
 func (f *flight) receive(sh *shipment) error {
-	err := f.receiveHead(sh)
-	switch {
-	case err != nil:
-		if sh.named != nil && planIsStale(err) {
-			f.s.statements.remove(sh.key)
-		}
-	case sh.named == nil && sh.desc != nil && !f.pooled:
+	if err := f.receiveHead(sh); err != nil {
+		return err
+	}
+	if sh.named == nil && sh.desc != nil && !f.pooled {
 		if _, seen := f.s.statements.get(sh.key); !seen {
 			f.s.statements.put(sh.key, &statement{})
 		}
 	}
-	return err
+	return nil
 }
 
 func (f *flight) receiveHead(sh *shipment) error {

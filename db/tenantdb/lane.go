@@ -11,14 +11,15 @@ import (
 	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
-// roamAfter is how long a call waits for its tenant's own lanes before any lane will do. It is long against a query, which is
-// worth waiting for because a connection that knows the tenant answers faster, and short against a transaction.
+// roamAfter is how long a call waits for its tenant's own lanes before any lane will do that is free. It is long against a
+// query, which is worth waiting for because a connection that knows the tenant answers faster, and short against a transaction.
 const roamAfter = 2 * time.Millisecond
 
 // lanes share out the connections to a cluster. They are split into lanes, small pools: a tenant has a home lane, chosen by
-// rendezvous hashing of its id, and spills to a second one when the home is busy, so that few connections ever see its tables.
-// Whoever waits, waits in its tenant's queue, and a connection that becomes free goes to the tenants in turn. A tenant holds
-// at most its share. One lock guards it all; nothing is waited for under it.
+// rendezvous hashing of its id. When that is busy it spills to a connection that knows the tenant already, or has room to learn
+// of it: few connections ever see its tables, and where there are few tenants, nobody waits for nothing. Whoever waits, waits
+// in its tenant's queue, and a connection that becomes free goes to the tenants in turn. A tenant holds at most its share. One
+// lock guards it all; nothing is waited for under it.
 type lanes struct {
 	cfg  Config
 	dial func(ctx context.Context, login string) (*session, error)
@@ -32,8 +33,10 @@ type lanes struct {
 	// logins are the runtime logins that were asked for, in that order. They divide the lanes.
 	logins []string
 	// turns are the tenants that wait, the one whose turn is next in front.
-	turns  []*load
-	closed bool
+	turns []*load
+	// patrols says that a goroutine looks after those who wait.
+	patrols bool
+	closed  bool
 }
 
 // lane is a small pool. Guarded by lanes.mu.
@@ -41,6 +44,7 @@ type lane struct {
 	index, size int
 	idle        []*session // the one used last is at the end
 	open        int        // connections that are open or being opened
+	moved       time.Time  // when a lease last ended
 	stat        LaneStat
 }
 
@@ -59,6 +63,7 @@ type load struct {
 type waiter struct {
 	ctx     context.Context
 	load    *load
+	since   time.Time
 	granted chan grant // of size 1
 	roams   bool       // any lane will do
 }
@@ -118,57 +123,50 @@ func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 			return s, nil, nil
 		}
 	}
-	w := &waiter{ctx: ctx, load: t, granted: make(chan grant, 1)}
+	w := &waiter{ctx: ctx, load: t, since: time.Now(), granted: make(chan grant, 1)}
 	t.home.stat.Waits++
 	t.queue = append(t.queue, w)
 	if len(t.queue) == 1 {
 		p.turns = append(p.turns, t)
 	}
+	if !p.patrols {
+		p.patrols = true
+		p.working.Go(p.patrol)
+	}
 	if t.held < p.cfg.MaxConnsPerTenant {
-		p.raise(t, w)
+		p.raise(t, w, false)
 	}
 	return nil, w, nil
 }
 
 // wait waits until the call is granted a connection, gives up or is called off.
 func (p *lanes) wait(w *waiter) (*session, error) {
-	timer := time.NewTimer(min(roamAfter, p.cfg.AcquireTimeout))
-	defer timer.Stop()
-	roams := false
-	for {
-		select {
-		case g := <-w.granted:
-			return g.session, g.err
-		case <-timer.C:
-			if !roams && p.cfg.AcquireTimeout > roamAfter {
-				roams = true
-				p.roam(w)
-				timer.Reset(p.cfg.AcquireTimeout - roamAfter)
-				continue
-			}
-			if why, ok := p.withdraw(w); ok {
-				return nil, fmt.Errorf("%w: waited %s, %s", ErrBusy, p.cfg.AcquireTimeout, why)
-			}
-			g := <-w.granted
-			return g.session, g.err
-		case <-w.ctx.Done():
-			why, ok := p.withdraw(w)
-			if !ok {
-				if g := <-w.granted; g.session != nil {
-					p.release(g.session, w.load, true)
-				}
-			}
-			return nil, fmt.Errorf("%w: %s: %w", ErrBusy, why, context.Cause(w.ctx))
+	select {
+	case g := <-w.granted:
+		return g.session, g.err
+	case <-w.ctx.Done():
+	}
+	why, ok := p.withdraw(w)
+	if !ok {
+		if g := <-w.granted; g.session != nil {
+			p.release(g.session, w.load, true)
 		}
 	}
+	return nil, fmt.Errorf("%w: %s: %w", ErrBusy, why, context.Cause(w.ctx))
 }
 
 // withdraw takes a call out of the queue and says what it waited for. It reports false if the call was granted something.
 func (p *lanes) withdraw(w *waiter) (why string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w.load.held >= p.cfg.MaxConnsPerTenant {
-		return fmt.Sprintf("the tenant holds all %d connections of its share", w.load.held), p.unqueue(w)
+	why = p.shortage(w.load)
+	return why, p.unqueue(w)
+}
+
+// shortage says why a tenant's calls wait.
+func (p *lanes) shortage(t *load) string {
+	if t.held >= p.cfg.MaxConnsPerTenant {
+		return fmt.Sprintf("the tenant holds all %d connections of its share", t.held)
 	}
 	var open, inUse int
 	for _, l := range p.all {
@@ -176,15 +174,41 @@ func (p *lanes) withdraw(w *waiter) (why string, ok bool) {
 		inUse += l.stat.InUse
 	}
 	return fmt.Sprintf("of %d connections %d are in use, %d of them by this tenant, and %d are open or being opened", p.cfg.MaxConns, inUse,
-		w.load.held, open), p.unqueue(w)
+		t.held, open)
 }
 
-// roam lets a call take a connection of any lane from now on.
-func (p *lanes) roam(w *waiter) {
+// patrol looks after those who wait, for as long as there are any. One goroutine and its ticker cost less than a timer for
+// each call.
+func (p *lanes) patrol() {
+	tick := time.NewTicker(min(roamAfter, max(p.cfg.AcquireTimeout, time.Millisecond)))
+	defer tick.Stop()
+	for now := range tick.C {
+		if p.lookAfter(now) {
+			return
+		}
+	}
+}
+
+// lookAfter ends waits that are too long, and lets calls roam whose lanes do not move. It reports whether nobody waits.
+func (p *lanes) lookAfter(now time.Time) (done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w.roams = true
-	p.serve(w.load)
+	for _, t := range slices.Clone(p.turns) {
+		for len(t.queue) > 0 && now.Sub(t.queue[0].since) >= p.cfg.AcquireTimeout {
+			w := t.queue[0]
+			err := fmt.Errorf("%w: waited %s, %s", ErrBusy, p.cfg.AcquireTimeout, p.shortage(t))
+			p.unqueue(w)
+			w.granted <- grant{err: err}
+		}
+		if len(t.queue) == 0 || now.Sub(t.queue[0].since) < roamAfter || t.held >= p.cfg.MaxConnsPerTenant {
+			continue
+		}
+		stuck := now.Sub(t.home.moved) >= roamAfter && now.Sub(t.second.moved) >= roamAfter
+		t.queue[0].roams = t.queue[0].roams || stuck
+		p.serveFrom(t, true)
+	}
+	p.patrols = len(p.turns) > 0
+	return !p.patrols
 }
 
 // release ends a lease. A connection that is not reusable is closed, as is one that is too old or knows too many tenants.
@@ -192,10 +216,12 @@ func (p *lanes) release(s *session, t *load, reusable bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer p.leased.Done()
+	now := time.Now()
 	t.held--
 	s.lane.stat.InUse--
+	s.lane.moved = now
 	switch {
-	case !reusable, p.closed, s.expired(time.Now()):
+	case !reusable, p.closed, s.expired(now):
 		p.discard(s)
 		p.refill(s.lane, "")
 	case len(s.tenants) > p.cfg.MaxTenantsPerConn:
@@ -214,7 +240,7 @@ func (p *lanes) offer(s *session) {
 	s.idleFor = 0
 	var other *load
 	for i, t := range p.turns {
-		if p.closed || t.held >= p.cfg.MaxConnsPerTenant || !p.suits(s.lane, t) {
+		if p.closed || t.held >= p.cfg.MaxConnsPerTenant || !p.suits(s, t) {
 			continue
 		}
 		if s.login != t.login {
@@ -242,9 +268,14 @@ func (p *lanes) offer(s *session) {
 	s.lane.idle = append(s.lane.idle, s)
 }
 
-// suits reports whether the call in front of the tenant's queue takes a connection of the lane.
-func (p *lanes) suits(l *lane, t *load) bool {
-	return l == t.home || l == t.second || t.queue[0].roams && slices.Contains(p.lanesOf(t.login), l)
+// suits reports whether the call in front of the tenant's queue takes the connection.
+func (p *lanes) suits(s *session, t *load) bool {
+	return s.lane == t.home || s.login == t.login && p.welcomes(s, t) || p.roams(s.lane, t)
+}
+
+// roams reports whether the call in front of the tenant's queue has waited for so long that any of its login's lanes will do.
+func (p *lanes) roams(l *lane, t *load) bool {
+	return t.queue[0].roams && slices.Contains(p.lanesOf(t.login), l)
 }
 
 // grant leases s to the call that has waited longest.
@@ -256,12 +287,15 @@ func (p *lanes) grant(t *load, s *session) {
 }
 
 // serve grants the tenant's calls what is free.
-func (p *lanes) serve(t *load) {
+func (p *lanes) serve(t *load) { p.serveFrom(t, false) }
+
+// serveFrom grants the tenant's calls what is free, anywhere if it says so.
+func (p *lanes) serveFrom(t *load, anywhere bool) {
 	for !p.closed && len(t.queue) > 0 && t.held < p.cfg.MaxConnsPerTenant {
 		w := t.queue[0]
-		s := p.pick(t, w.roams)
+		s := p.pick(t, anywhere || w.roams)
 		if s == nil {
-			p.raise(t, w)
+			p.raise(t, w, anywhere)
 			return
 		}
 		p.grant(t, s)
@@ -298,33 +332,31 @@ func (p *lanes) lend(s *session, t *load) {
 	s.tenants[t.id] = struct{}{}
 }
 
-// pick takes an idle connection out of the tenant's lanes.
-func (p *lanes) pick(t *load, roams bool) *session {
-	if s := p.takeIdle(t.home, t.login); s != nil {
+// pick takes an idle connection for the tenant: one of its home lane, or else one of another lane that is good for it, the
+// second lane first.
+func (p *lanes) pick(t *load, anywhere bool) *session {
+	if s := p.takeIdle(t.home, t, true); s != nil {
 		return s
 	}
-	if s := p.takeIdle(t.second, t.login); s != nil {
+	if s := p.takeIdle(t.second, t, anywhere); s != nil {
 		return s
 	}
-	if !roams {
-		return nil
-	}
-	for _, l := range p.lanesOf(t.login) {
-		if s := p.takeIdle(l, t.login); s != nil {
+	for i := range p.all {
+		if s := p.takeIdle(p.all[(t.second.index+i)%len(p.all)], t, anywhere); s != nil {
 			return s
 		}
 	}
 	return nil
 }
 
-func (p *lanes) takeIdle(l *lane, login string) *session {
-	now := time.Now()
+func (p *lanes) takeIdle(l *lane, t *load, anyhow bool) *session {
 	for i := len(l.idle) - 1; i >= 0; i-- {
 		s := l.idle[i]
-		if s.login != login {
+		if s.login != t.login || !anyhow && !p.welcomes(s, t) {
 			continue
 		}
 		l.idle = slices.Delete(l.idle, i, i+1)
+		now := time.Now()
 		if s.expired(now) {
 			p.discard(s)
 			continue
@@ -335,10 +367,20 @@ func (p *lanes) takeIdle(l *lane, login string) *session {
 	return nil
 }
 
+// welcomes reports whether a connection that is not at the tenant's home may serve it at no great cost: it knows the tenant,
+// or half of what it may know is still free. The other half is for those who are at home there.
+func (p *lanes) welcomes(s *session, t *load) bool {
+	if len(s.tenants) < p.cfg.MaxTenantsPerConn/2 {
+		return true
+	}
+	_, known := s.tenants[t.id]
+	return known
+}
+
 // raise opens a connection for the call where there is room for one.
-func (p *lanes) raise(t *load, w *waiter) {
+func (p *lanes) raise(t *load, w *waiter, anywhere bool) {
 	candidates := []*lane{t.home, t.second}
-	if w.roams {
+	if anywhere || w.roams {
 		candidates = append(candidates, p.lanesOf(t.login)...)
 	}
 	for _, l := range candidates {
@@ -370,7 +412,7 @@ func (p *lanes) refill(l *lane, login string) {
 		return
 	}
 	for _, t := range p.turns {
-		if t.held < p.cfg.MaxConnsPerTenant && p.suits(l, t) {
+		if t.held < p.cfg.MaxConnsPerTenant && (l == t.home || l == t.second || p.roams(l, t)) {
 			p.startDial(l, t.login, t.queue[0])
 			return
 		}

@@ -5,18 +5,21 @@ var mutants = []mutant{
 	// The scope.
 	{"the path is set for the session", "scope.go", "set_config('search_path', $1, true)", "set_config('search_path', $1, false)"},
 	{"the role is set for the session", "scope.go", "set_config('role', $3, true)\"", "set_config('role', $3, false)\""},
-	{"a transaction's path is set for the session", "scope.go", "'%s', true), '%s'::pg_catalog.regnamespace", "'%s', false), '%s'::pg_catalog.regnamespace"},
-	{"a transaction's role is set for the session", "scope.go", "set_config('role', '%s', true)\", path", "set_config('role', '%s', false)\", path"},
+	{"a tenant's setting is set for the session", "scope.go", "set_config($%d, $%d, true) IS NULL", "set_config($%d, $%d, false) IS NULL"},
+	{"a transaction's path is set for the session", "scope.go", "set_config('search_path', '%s', true), \"+", "set_config('search_path', '%s', false), \"+"},
+	{"a transaction's role is set for the session", "scope.go", "set_config('role', '%s', true)\", schema, path", "set_config('role', '%s', false)\", schema, path"},
 	{"a missing schema is not noticed", "scope.go", "[]byte(path), []byte(schema),", "[]byte(path), []byte(\"pg_catalog\"),"},
+	{"a transaction does not notice a missing schema", "scope.go", "'%s'::pg_catalog.regnamespace, pg_catalog.set_config", "'%s', pg_catalog.set_config"},
+	{"a setting may be one of the scope", "scope.go", "case slices.Contains(", "case false && slices.Contains("},
 	{"no role is taken", "scope.go", "set_config('role', $3, true)\"", "set_config('leasehold.role', $3, true)\""},
 	{"temporary tables come first", "scope.go", `path += ", pg_temp"`, `path = "pg_temp, " + path`},
 	{"temporary tables are implicit", "scope.go", `path += ", pg_temp"`, ``},
 	{"public is on the path", "scope.go", `path += ", pg_temp"`, `path += ", public, pg_temp"`},
 	{"names are not checked", "scope.go", "if err := t.Placement.Validate(); err != nil {", "if err := t.Placement.Validate(); err != nil && false {"},
-	{"a scope is kept when its tenant moves", "scope.go", "s.tenant == t || s.tenant.Placement == t.Placement", "s.tenant.ID == t.ID"},
+	{"a scope is kept when its tenant moves", "db.go", "if ok && old.tenant == t {", "if ok {"},
 	{"the scope comes after the query", "flight.go", "	f.sendBind(name, sc.args, nil, nil)\n	f.put(executeAll.Encode(s.out))\n	return nil", "	return nil"},
 	{"the scope's error is not read", "flight.go", "	if err := f.readScope(); err != nil {", "	if err := f.readScope(); err != nil && f.over && false {"},
-	{"the scope is left out in one flight of many", "flight.go", "	if sc == nil {\n		return nil\n	}\n	name := scopeName", "	if sc == nil || s.names == 3 {\n		f.scope = nil\n		return nil\n	}\n	name := scopeName"},
+	{"the scope is left out in one flight of many", "flight.go", "	if sc == nil {\n		return nil\n	}\n	name := sc.name", "	if sc == nil || s.names == 3 {\n		f.scope = nil\n		return nil\n	}\n	name := sc.name"},
 
 	// Whose call it is.
 	{"the last tenant stays when there is none", "db.go", "	case h.bound == nil && err != nil:\n		return nil, err", "	case h.bound == nil && err != nil:\n		for s := range h.e.scopes.Values() {\n			return s, nil\n		}\n		return nil, err"},
@@ -26,16 +29,19 @@ var mutants = []mutant{
 	// Statements and their types.
 	{"statements are keyed by SQL alone", "call.go", "statementKey{r.scope, q.sql}", "statementKey{nil, q.sql}"},
 	{"a batch's statements are keyed by SQL alone", "batch.go", "statementKey{r.scope, q.sql}", "statementKey{nil, q.sql}"},
-	{"a tenant's own types are shared", "call.go", "if desc.universal() {", "if true {"},
-	{"another tenant's description is tried in a transaction", "call.go", "	if c.tx == nil {\n		return c.lease.e.shared", "	if true {\n		return c.lease.e.shared"},
+	{"a tenant's own types are shared", "call.go", "desc.shared())", "desc)"},
+	{"another tenant's description is not checked in a transaction", "call.go", "	if r.tx != nil && desc != nil && !sure {", "	if r.tx != nil && desc != nil && !sure && false {"},
+	{"a batch's borrowed descriptions are not checked", "batch.go", "if len(checks) > 0 {", "if len(checks) > 0 && false {"},
+	{"a check that fails ends the transaction", "call.go", "r.flight.check(true,", "r.flight.check(false,"},
+	{"a transaction is not returned to the state before the check", "call.go", "return r.flight.uncheck(r.ctx, r.lease.session) == nil", "return r.flight.unfit"},
 	{"a borrowed description counts as sure", "call.go", "return c.lease.e.shared.get(sql), false", "return c.lease.e.shared.get(sql), true"},
 	{"parameter types are left to the server", "flight.go", "oids = sh.desc.sd.ParamOIDs", "oids = nil"},
 	{"columns are remembered from an older description", "flight.go", "			sh.named.fields = f.usual(sh.fields)", "			sh.named.fields = f.usual(sh.desc.sd.Fields)"},
 	{"a name is used with another description than its own", "flight.go", "st.name != \"\" && st.desc == desc", "st.name != \"\""},
 	{"columns are decoded by another description than they are asked by", "flight.go", "sh.naming && sh.desc.describes(sh.fields)", "sh.naming"},
 	{"a fraction is cut off", "call.go", "v.Float() != math.Trunc(v.Float())", "v.Float() < math.Inf(-1)"},
-	{"a stale plan is kept", "flight.go", "			f.s.statements.remove(sh.key)", ""},
-	{"a statement is sent again in a transaction", "call.go", "return r.tx == nil && desc != nil", "return desc != nil"},
+	{"a stale description is kept", "call.go", "		c.scope.own.remove(sql)\n", ""},
+	{"a statement is sent again in a transaction", "call.go", "	case r.tx == nil:\n		return true", "	case true:\n		return true"},
 	{"names are used again", "session.go", "	s.names++\n", "	s.names = s.names%2 + 1\n"},
 	{"names are never closed", "session.go", "			s.unneeded = append(s.unneeded, st.name)", ""},
 	{"names are used through a pooler", "flight.go", "	if f.pooled || desc == nil || !sure {", "	if desc == nil || !sure {"},
@@ -57,7 +63,24 @@ var mutants = []mutant{
 
 	{"everything is written before anything is read", "wire.go", "	if len(out) < backgroundWrite {", "	if len(out) >= 0 {"},
 
+	// The lanes.
+	{"a tenant has no share", "lane.go", "len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant", "len(t.queue) == 0"},
+	{"calls are served in the order in which they came", "lane.go", "p.turns = append(p.turns, t) // its", "p.turns = slices.Insert(p.turns, 0, t) // its"},
+	{"a connection may know any number of tenants", "lane.go", "case len(s.tenants) > p.cfg.MaxTenantsPerConn:", "case len(s.tenants) > p.cfg.MaxTenantsPerConn && false:"},
+	{"a free connection of another login will do", "lane.go", "s.login != t.login || !anyhow", "!anyhow"},
+	{"a connection goes to the tenant of another login", "lane.go", "		if s.login != t.login {\n			if other", "		if s.login != t.login && false {\n			if other"},
+	{"a call that gave up keeps what it was granted", "lane.go", "			p.release(g.session, w.load, true)\n", ""},
+	{"a connection is given back in any state", "lease.go", "ctx.Err() == nil && l.idle())", "ctx.Err() == nil || true)"},
+	{"calls that wait are forgotten when the handle is closed", "lane.go", "			w.granted <- grant{err: ErrClosed}\n", "			_ = w\n"},
+
+	// Sessions of one's own.
+	{"a session is not closed", "pinned.go", "	s.lease.e.working.Go(s.lease.close)\n", ""},
+	{"a session takes any context", "pinned.go", "t.ID != s.scope.tenant.ID", "t.ID != s.scope.tenant.ID && false"},
+	{"a session is opened behind a pooler", "pinned.go", "if e.pooled.Load() {", "if e.pooled.Load() && false {"},
+	{"what lives in a session is let through", "guard.go", "case c == inSession && !pinned:", "case c == inSession && !pinned && false:"},
+	{"temporary tables are let through", "guard.go", "case temporary.MatchString(skipBlank(sql)):", "case false && temporary.MatchString(skipBlank(sql)):"},
+
 	// The login.
-	{"a login with rights is accepted", "config.go", "	case mighty:", "	case mighty && false:"},
-	{"the base path is left as it is", "config.go", "		if _, err := conn.Exec(ctx, \"SELECT pg_catalog.set_config('search_path', '', false)\"); err != nil {\n			return err\n		}", ""},
+	{"a login with rights is accepted", "dial.go", "	case mighty:", "	case mighty && false:"},
+	{"the base path is left as it is", "dial.go", "		if _, err := conn.Exec(ctx, \"SELECT pg_catalog.set_config('search_path', '', false)\"); err != nil {\n			return err\n		}", ""},
 }

@@ -28,7 +28,7 @@ import (
 const (
 	pkg = "./db/tenantdb"
 	// timeout bounds the tests of one mutant: a fault that makes them hang is found too.
-	timeout = 2 * time.Minute
+	timeout = 10 * time.Minute
 )
 
 func main() {
