@@ -15,6 +15,9 @@
 //   - Nothing that may have been executed is ever sent again. A statement is run a second time in one case only: the server
 //     refused to start it because its plan or description was out of date.
 //   - A connection whose state is not known (cancel, broken flight, open transaction) is closed, not used again.
+//   - A tenant holds at most its share of the connections, and tenants that wait are served in turn.
+//   - A call is one round trip, also when it is the first one of its tenant or of its connection. Two are needed when the process
+//     meets a statement for the first time, and in rare cases after a migration.
 //
 // # Limits
 //
@@ -27,8 +30,10 @@
 //     connection: settings and locks, never rows. The plain spellings are refused.
 //   - A pgx.QueryTracer and a pgx.QueryRewriter are given pgx's connection, because pgx says so. They must not query on it.
 //   - Database-wide things have no schema: large objects, advisory locks, NOTIFY channels, pg_database.
-//   - A parameter's type is what the server said when the statement was first described. When a tenant's column has another
-//     type that PostgreSQL converts by itself, it does so.
+//   - A parameter's type is what the server said when the statement was first described, for whichever tenant. When a tenant's
+//     column has another type that PostgreSQL converts by itself, it does so. A parameter whose type is not built in travels as text.
+//   - Sessions (LISTEN, session advisory locks, SET, temporary tables) need a connection of one's own, from Acquire, and do not
+//     work behind a transaction pooler.
 //
 // # Use
 //
@@ -44,6 +49,8 @@
 //	err = db.InTx(ctx, func(tx pgx.Tx) error {    // one tenant from BEGIN to COMMIT
 //		return invoicing.New(tx).IssueInvoice(ctx, id)
 //	})
+//	s, err := db.Acquire(ctx)                     // a connection of one's own
+//	defer s.Release()
 //
 // The idea of one flight was found by measuring; the method names and their contracts are those of
 // github.com/jackc/pgx/v5/pgxpool.
