@@ -223,11 +223,13 @@ func (p *lanes) release(s *session, t *load, reusable bool) {
 	switch {
 	case !reusable, p.closed, s.expired(now):
 		p.discard(s)
-		p.refill(s.lane, "")
+		p.refill(s.lane)
 	case len(s.tenants) > p.cfg.MaxTenantsPerConn:
 		s.lane.stat.Recycled++
 		p.discard(s)
-		p.refill(s.lane, s.login)
+		if !p.refill(s.lane) {
+			p.startDial(s.lane, s.login, nil) // it was in use, and will be again
+		}
 	default:
 		p.offer(s)
 	}
@@ -368,9 +370,9 @@ func (p *lanes) takeIdle(l *lane, t *load, anyhow bool) *session {
 }
 
 // welcomes reports whether a connection that is not at the tenant's home may serve it at no great cost: it knows the tenant,
-// or half of what it may know is still free. The other half is for those who are at home there.
+// or knows few. Most of what it may know is for those who are at home there.
 func (p *lanes) welcomes(s *session, t *load) bool {
-	if len(s.tenants) < p.cfg.MaxTenantsPerConn/2 {
+	if len(s.tenants) < p.cfg.MaxTenantsPerConn/4 {
 		return true
 	}
 	_, known := s.tenants[t.id]
@@ -406,20 +408,18 @@ func (p *lanes) makeRoom(l *lane, login string) bool {
 	return false
 }
 
-// refill opens a connection in place of one that is gone: for who waits for the lane, or else for login, if that is given.
-func (p *lanes) refill(l *lane, login string) {
+// refill opens a connection in place of one that is gone, if somebody waits for one of the lane.
+func (p *lanes) refill(l *lane) bool {
 	if p.closed || l.open >= l.size {
-		return
+		return false
 	}
 	for _, t := range p.turns {
 		if t.held < p.cfg.MaxConnsPerTenant && (l == t.home || l == t.second || p.roams(l, t)) {
 			p.startDial(l, t.login, t.queue[0])
-			return
+			return true
 		}
 	}
-	if login != "" {
-		p.startDial(l, login, nil)
-	}
+	return false
 }
 
 // startDial opens a connection in the background. It goes to whose turn it is then; its error goes to the call that wanted it.
@@ -443,7 +443,7 @@ func (p *lanes) startDial(l *lane, login string, w *waiter) {
 			if w != nil && p.unqueue(w) {
 				w.granted <- grant{err: err}
 			}
-			p.refill(l, "")
+			p.refill(l)
 		case p.closed:
 			l.open--
 			p.working.Go(s.close)
