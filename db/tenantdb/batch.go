@@ -82,7 +82,7 @@ func (r *batchResults) send() error {
 		queries[i] = q
 	}
 	err := r.fly(queries)
-	if !r.flight.unfit || r.lease.pg.IsClosed() || !planIsStale(err) && !typesDisagree(err, false) {
+	if !r.flight.unfit || r.lease.pg.IsClosed() {
 		return err
 	}
 	if r.tx != nil {
@@ -134,11 +134,11 @@ func (r *batchResults) fly(queries []query) error {
 	var checks []check
 	for i, q := range queries {
 		if known[i].desc != nil && !known[i].sure {
-			checks = append(checks, check{q.sql, known[i].desc, &encoded[i]})
+			checks = append(checks, check{q.sql, known[i].desc})
 		}
 	}
-	if len(checks) > 0 {
-		r.flight.check(r.tx != nil, checks...)
+	if len(checks) > 0 && r.lease.pg.TxStatus() != txFailed {
+		r.flight.check(r.tx != nil, checks)
 	}
 	r.shipments = make([]shipment, len(queries))
 	for i, q := range queries {
@@ -173,7 +173,7 @@ func (r *batchResults) describeAll(queries []query) ([]knowledge, error) {
 		if known[i].sure {
 			continue
 		}
-		all = all && known[i].desc != nil && q.byOID == nil // formats by type need the types
+		all = all && known[i].desc != nil && q.byOID == nil && !known[i].desc.hasRecords() // formats by type need the types
 		if unsure[q.sql] == nil {
 			ask = append(ask, q.sql)
 		}

@@ -133,7 +133,7 @@ func (r *Rows) start(sql string, args []any) error {
 			return err
 		}
 		again := true // a value that does not fit its type may fit the one that the column has now
-		if err = r.encode(&r.lease.args, q, desc, r.tx != nil && !sure); err == nil {
+		if err = r.encode(&r.lease.args, q, desc, !sure); err == nil {
 			if err = r.fly(q, desc, sure); err == nil {
 				return nil
 			}
@@ -148,7 +148,10 @@ func (r *Rows) start(sql string, args []any) error {
 // forget drops what is known of a statement that the server refused to start for a reason which an outdated description can
 // have. It costs a round trip, and spares the tenant from the same error for ever where nothing can be sent again.
 func (c *call) forget(sql string, err error) {
-	if planIsStale(err) || typesDisagree(err, false) {
+	switch {
+	case planIsStale(err): // a migration: other statements of the tenant may be out of date without an error
+		c.scope.own.clear()
+	case typesDisagree(err, false):
 		c.scope.own.remove(sql)
 	}
 }
@@ -159,12 +162,12 @@ var errArguments = errors.New("wrong number of arguments")
 // an outdated description causes. Inside a transaction the error has ended it, unless it came out of a check.
 func (r *Rows) mayRepeat(desc *description, sure bool, err error) bool {
 	switch {
-	case desc == nil || !r.sent || r.lease.pg.IsClosed() || !planIsStale(err) && !typesDisagree(err, sure):
+	case desc == nil || !r.sent || r.lease.pg.IsClosed():
 		return false
 	case r.tx == nil:
-		return true
+		return r.flight.unfit || planIsStale(err) || typesDisagree(err, sure)
 	}
-	return r.flight.uncheck(r.ctx, r.lease.session) == nil
+	return r.flight.unfit && r.flight.uncheck(r.ctx, r.lease.session) == nil
 }
 
 // describe returns what is known of a statement, and whether that is sure to fit this tenant. What is not known is asked,
@@ -175,7 +178,7 @@ func (c *call) describe(q query, anew bool) (desc *description, sure bool, err e
 	}
 	if !anew {
 		desc, sure = c.known(q.sql)
-		if desc != nil && (sure || c.tx == nil || q.byOID == nil) { // formats by type need the types
+		if desc != nil && (sure || q.byOID == nil && !desc.hasRecords()) { // formats by type need the types
 			return desc, sure, checkClass(desc.class, q.sql, c.tx != nil, c.lease.pinned)
 		}
 	}
@@ -261,8 +264,8 @@ func (r *Rows) fly(q query, desc *description, sure bool) error {
 	if err := r.begin(&r.flight); err != nil {
 		return err
 	}
-	if r.tx != nil && desc != nil && !sure {
-		r.flight.check(true, check{q.sql, desc, &r.lease.args})
+	if desc != nil && !sure && r.lease.pg.TxStatus() != txFailed {
+		r.flight.check(r.tx != nil, []check{{q.sql, desc}})
 	}
 	r.shipment = r.flight.ship(statementKey{r.scope, q.sql}, desc, sure, false)
 	r.flight.send(&r.shipment, &r.lease.args, q.usualFormats())
@@ -284,7 +287,7 @@ func (r *Rows) fly(q query, desc *description, sure bool) error {
 
 // learn remembers a description that turned out to fit the tenant.
 func (c *call) learn(sh *shipment) {
-	if sh.desc != nil && !sh.sure {
+	if sh.desc != nil && (!sh.sure || sh.describes && !sh.desc.describes(sh.fields)) { // the latter after a migration
 		c.scope.own.put(sh.key.sql, sh.desc.withColumns(sh.fields))
 	}
 }

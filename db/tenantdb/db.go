@@ -43,9 +43,12 @@ type engine struct {
 	tracer tracer
 	pooled atomic.Bool // a transaction pooler stands in between
 
+	scopeMu sync.Mutex // held while a scope is put among scopes
+
 	fitMu sync.Mutex
 	fit   map[string]bool // logins that were checked; guarded by fitMu
 
+	closing chan struct{}      // closed when close begins
 	end     context.CancelFunc // ends what runs in the background
 	working sync.WaitGroup     // goroutines that open, end or look after connections
 	ending  sync.Once
@@ -53,6 +56,7 @@ type engine struct {
 
 func (e *engine) close() {
 	e.ending.Do(func() {
+		close(e.closing)
 		e.lanes.close()
 		e.end()
 		e.working.Wait()
@@ -67,6 +71,10 @@ func (e *engine) scopeOf(t *tenant.Tenant) (*scope, error) {
 		return old, nil
 	}
 	s, err := newScope(t, e.cfg)
+	// Under a lock: two scopes of one tenant would count its share twice.
+	e.scopeMu.Lock()
+	defer e.scopeMu.Unlock()
+	old, ok = e.scopes.GetIfPresent(t.ID)
 	switch {
 	case err != nil:
 		return nil, err

@@ -1,9 +1,11 @@
 package tenantdb
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const (
@@ -64,6 +66,13 @@ func (d *description) shared() *description {
 	return other
 }
 
+// hasRecords reports whether a column is a row type without a name, which pgx can read in binary only.
+func (d *description) hasRecords() bool {
+	return slices.ContainsFunc(d.sd.Fields, func(f pgconn.FieldDescription) bool {
+		return f.DataTypeOID == pgtype.RecordOID || f.DataTypeOID == pgtype.RecordArrayOID
+	})
+}
+
 // descriptions is a bounded set of descriptions by SQL. It is safe for concurrent use.
 type descriptions struct {
 	mu    sync.Mutex
@@ -98,6 +107,12 @@ func (d *description) describes(fields []pgconn.FieldDescription) bool {
 		}
 	}
 	return true
+}
+
+func (d *descriptions) clear() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.bySQL = newLRU[string, *description](d.bySQL.size, nil)
 }
 
 func (d *descriptions) remove(sql string) {

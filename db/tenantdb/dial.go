@@ -2,6 +2,7 @@ package tenantdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,7 +27,9 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		tracer: newTracer(cfg.ConnConfig.Tracer),
 		nobody: &load{},
 		pins:   make(chan struct{}, cfg.MaxSessions),
-		fit:    make(map[string]bool),
+
+		closing: make(chan struct{}),
+		fit:     make(map[string]bool),
 	}
 	e.pooled.Store(cfg.Pooler == PoolerTransaction)
 	var err error
@@ -47,12 +50,19 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return &DB{Handle{e: e}}, nil
 }
 
+// dialTimeout bounds the opening of a connection in the background, what Config.Login takes included: until it ends, it has
+// a place in a lane.
+const dialTimeout = 30 * time.Second
+
 // dial opens a connection as the given runtime login and prepares it. The name "" means the default login.
 func (e *engine) dial(ctx context.Context, login string) (*session, error) {
 	cc := e.cfg.ConnConfig
 	if login != "" {
 		var err error
-		if cc, err = e.cfg.Login(ctx, login); err != nil {
+		if cc, err = e.cfg.Login(ctx, login); err == nil && cc == nil {
+			err = errors.New("Config.Login returned nothing")
+		}
+		if err != nil {
 			return nil, fmt.Errorf("tenantdb: login %q: %w", login, err)
 		}
 	}

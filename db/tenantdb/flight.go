@@ -3,10 +3,15 @@ package tenantdb
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // flight is what is sent in one write and answered before one ReadyForQuery: names to close, the scope, statements. What is
@@ -19,10 +24,10 @@ type flight struct {
 
 	closes      int
 	parsesScope bool
-	// checks is the number of statements that are parsed only to see whether their descriptions fit the tenant.
-	checks int
+	// checked are the names under which statements are prepared only to see whether their descriptions fit the tenant.
+	checked []string
 	// savepoint says that a savepoint stands around the checks; unfit, that one of them failed.
-	savepoint, unfit bool
+	savepoint, unfit, parsesGuard bool
 	// naming are the statements that get their name in this flight.
 	naming map[statementKey]*statement
 }
@@ -92,23 +97,65 @@ func (f *flight) readScope() error {
 	return err
 }
 
-// check is a statement whose description may not fit the tenant, with arguments that were encoded by it.
+// check is a statement and a description of it that may not fit the tenant.
 type check struct {
 	sql  string
 	desc *description
-	args *pgx.ExtendedQueryBuilder
 }
 
-// check has the server parse statements and read their arguments before anything is executed, so that a description that does
-// not fit fails before it can do harm. In a transaction a savepoint keeps the failure from ending it.
-func (f *flight) check(inTx bool, checks ...check) {
-	f.savepoint, f.checks = inTx, len(checks)
-	if inTx {
+// guardSQL fails with a division by zero unless each statement that was prepared under a name of $1 has the parameters that
+// $2 says, as in "23,25,0". Types that are not built in count as 0.
+const guardSQL = `SELECT WHERE 1 / (SELECT CASE WHEN count(*) = cardinality($1) THEN 1 ELSE 0 END
+	FROM pg_catalog.pg_prepared_statements s JOIN unnest($1, $2) w (name, types) ON s.name = w.name
+	WHERE w.types = (SELECT coalesce(string_agg(CASE WHEN p.t::oid::int8 < 16384 THEN p.t::oid::text ELSE '0' END, ',' ORDER BY p.n), '')
+		FROM unnest(s.parameter_types) WITH ORDINALITY p (t, n))) = 0`
+
+const guardName = "lh_guard"
+
+// check has the server work out the parameters of statements for this tenant, and stops the flight before anything is
+// executed if they are not those of the descriptions: a value that was encoded for another type might be converted without an
+// error, and lose something. In a transaction a savepoint keeps the failure from ending it. A statement without parameters
+// needs no check. SQL's own PREPARE is used because poolers leave its names alone.
+func (f *flight) check(inTx bool, checks []check) {
+	var names, types []string
+	seen := make(map[string]bool)
+	var prepare []string
+	for _, c := range checks {
+		if len(c.desc.sd.ParamOIDs) == 0 || seen[c.sql] {
+			continue
+		}
+		seen[c.sql] = true
+		name := f.s.newName()
+		if f.pooled { // the server behind may have been somebody else's before
+			name = fmt.Sprintf("lh_check_%016x", rand.Uint64())
+		}
+		oids := make([]string, len(c.desc.sd.ParamOIDs))
+		for i, oid := range c.desc.sd.ParamOIDs {
+			oids[i] = strconv.FormatUint(uint64(oid), 10)
+		}
+		names, types = append(names, name), append(types, `"`+strings.Join(oids, ",")+`"`)
+		prepare = append(prepare, "PREPARE "+name+" AS "+c.sql)
+	}
+	if f.checked = names; len(names) == 0 {
+		return
+	}
+	if f.savepoint = inTx; inTx {
 		f.sendCommand("SAVEPOINT leasehold_check")
 	}
-	for _, c := range checks {
-		f.sendParse("", c.sql, c.desc.sd.ParamOIDs)
-		f.sendBind("", c.args.ParamValues, c.args.ParamFormats, nil)
+	for _, sql := range prepare {
+		f.sendCommand(sql)
+	}
+	name := guardName
+	if f.pooled {
+		name = ""
+	}
+	if f.parsesGuard = f.pooled || !f.s.scopes[name]; f.parsesGuard {
+		f.sendParse(name, guardSQL, []uint32{pgtype.TextArrayOID, pgtype.TextArrayOID})
+	}
+	f.sendBind(name, [][]byte{[]byte("{" + strings.Join(names, ",") + "}"), []byte("{" + strings.Join(types, ",") + "}")}, nil, nil)
+	f.put(executeAll.Encode(f.s.out))
+	for _, name := range names {
+		f.sendCommand("DEALLOCATE " + name)
 	}
 	if inTx {
 		f.sendCommand("RELEASE SAVEPOINT leasehold_check")
@@ -117,23 +164,47 @@ func (f *flight) check(inTx bool, checks ...check) {
 
 // readChecks reads the answers to check. On error nothing of the callers' was executed.
 func (f *flight) readChecks() error {
+	if len(f.checked) == 0 {
+		return nil
+	}
+	if err := f.readGuard(); err != nil {
+		f.unfit = true
+		if !f.pooled {
+			f.s.unneeded = append(f.s.unneeded, f.checked...)
+		}
+		return err
+	}
+	return nil
+}
+
+func (f *flight) readGuard() error {
+	commands := len(f.checked)
 	if f.savepoint {
+		commands++
+	}
+	for range commands {
 		if err := f.readCommand(); err != nil {
 			return err
 		}
 	}
-	for range f.checks {
-		_, err := expect[*pgproto3.ParseComplete](&f.wire)
-		if err == nil {
-			_, err = expect[*pgproto3.BindComplete](&f.wire)
-		}
-		if err != nil {
-			f.unfit = true
+	if f.parsesGuard {
+		if _, err := expect[*pgproto3.ParseComplete](&f.wire); err != nil {
 			return err
 		}
+		if !f.pooled {
+			f.s.scopes[guardName] = true
+		}
 	}
-	if f.savepoint {
-		return f.readCommand()
+	if _, err := expect[*pgproto3.BindComplete](&f.wire); err != nil {
+		return err
+	}
+	if _, err := expect[*pgproto3.CommandComplete](&f.wire); err != nil {
+		return err
+	}
+	for range commands {
+		if err := f.readCommand(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -142,7 +213,7 @@ var errFit = errors.New("no check has failed")
 
 // uncheck returns a transaction to the state before a check that failed.
 func (f *flight) uncheck(ctx context.Context, s *session) error {
-	if !f.unfit || !f.savepoint {
+	if !f.unfit {
 		return errFit
 	}
 	var back flight

@@ -33,10 +33,12 @@ var (
 // heldCursor finds cursors that would keep one tenant's rows on the connection after COMMIT.
 var heldCursor = regexp.MustCompile(`(?i)\bhold\b`)
 
-// temporary finds temporary tables, and dropped those that end with their transaction.
+// temporary finds temporary tables, and dropped those that end with their transaction. Literals are taken out first.
 var (
-	temporary = regexp.MustCompile(`(?i)^create\s+(?:or\s+replace\s+)?(?:(?:global|local)\s+)?temp(?:orary)?\b|\binto\s+temp(?:orary)?\b`)
-	dropped   = regexp.MustCompile(`(?i)\bon\s+commit\s+drop\b`)
+	temporary = regexp.MustCompile(`(?i)^create\s+(?:or\s+replace\s+)?(?:(?:global|local)\s+)?temp(?:orary)?\b|^create\b[^;]*\bpg_temp\s*\.|` +
+		`^(?:select|with)\b[^;]*\binto\s+(?:(?:global|local)\s+)?temp(?:orary)?\s+(?:table\s+)?["a-z_]`)
+	dropped = regexp.MustCompile(`(?i)\bon\s+commit\s+drop\b`)
+	literal = regexp.MustCompile(`'[^']*'`)
 )
 
 // classify reads the first words of a statement. It catches mistakes; it is no defence against SQL written to deceive it.
@@ -80,7 +82,7 @@ func classify(sql string) class {
 		return refused
 	case sessionState.MatchString(localSettings.ReplaceAllString(sql, "")):
 		return inSession
-	case temporary.MatchString(skipBlank(sql)):
+	case temporary.MatchString(literal.ReplaceAllString(skipBlank(sql), "''")):
 		if dropped.MatchString(sql) {
 			return inTransaction
 		}

@@ -45,6 +45,7 @@ type lane struct {
 	idle        []*session // the one used last is at the end
 	open        int        // connections that are open or being opened
 	moved       time.Time  // when a lease last ended
+	failed      time.Time  // when a connection could last not be opened
 	stat        LaneStat
 }
 
@@ -66,6 +67,7 @@ type waiter struct {
 	since   time.Time
 	granted chan grant // of size 1
 	roams   bool       // any lane will do
+	dialing bool       // a connection is being opened for it
 }
 
 type grant struct {
@@ -116,7 +118,7 @@ func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 	p.place(t)
 	if len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant {
 		if s := p.pick(t, false); s != nil {
-			if s.lane != t.home && t.home.open < t.home.size { // so that the next call finds it
+			if s.lane != t.home && t.home.open < t.home.size && time.Since(t.home.failed) > time.Second { // so that the next call finds it
 				p.startDial(t.home, t.login, nil)
 			}
 			p.lend(s, t)
@@ -193,6 +195,7 @@ func (p *lanes) patrol() {
 func (p *lanes) lookAfter(now time.Time) (done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	free := slices.ContainsFunc(p.all, func(l *lane) bool { return len(l.idle) > 0 || l.open < l.size })
 	for _, t := range slices.Clone(p.turns) {
 		for len(t.queue) > 0 && now.Sub(t.queue[0].since) >= p.cfg.AcquireTimeout {
 			w := t.queue[0]
@@ -205,7 +208,9 @@ func (p *lanes) lookAfter(now time.Time) (done bool) {
 		}
 		stuck := now.Sub(t.home.moved) >= roamAfter && now.Sub(t.second.moved) >= roamAfter
 		t.queue[0].roams = t.queue[0].roams || stuck
-		p.serveFrom(t, true)
+		if free {
+			p.serveFrom(t, true)
+		}
 	}
 	p.patrols = len(p.turns) > 0
 	return !p.patrols
@@ -223,13 +228,9 @@ func (p *lanes) release(s *session, t *load, reusable bool) {
 	switch {
 	case !reusable, p.closed, s.expired(now):
 		p.discard(s)
-		p.refill(s.lane)
 	case len(s.tenants) > p.cfg.MaxTenantsPerConn:
 		s.lane.stat.Recycled++
-		p.discard(s)
-		if !p.refill(s.lane) {
-			p.startDial(s.lane, s.login, nil) // it was in use, and will be again
-		}
+		p.replace(s, s.login, nil) // it was in use, and will be again
 	default:
 		p.offer(s)
 	}
@@ -246,12 +247,17 @@ func (p *lanes) offer(s *session) {
 			continue
 		}
 		if s.login != t.login {
+			w := t.queue[0]
+			if w.dialing {
+				continue
+			}
 			if other == nil {
 				other = t
 			}
-			if !t.queue[0].roams {
+			if !w.roams && time.Since(w.since) < roamAfter {
 				continue
 			}
+			other = t
 			break
 		}
 		p.turns = slices.Delete(p.turns, i, i+1)
@@ -262,8 +268,7 @@ func (p *lanes) offer(s *session) {
 		return
 	}
 	if other != nil {
-		p.discard(s)
-		p.startDial(s.lane, other.login, other.queue[0])
+		p.replace(s, other.login, other.queue[0])
 		return
 	}
 	s.idleSince = time.Now()
@@ -272,12 +277,7 @@ func (p *lanes) offer(s *session) {
 
 // suits reports whether the call in front of the tenant's queue takes the connection.
 func (p *lanes) suits(s *session, t *load) bool {
-	return s.lane == t.home || s.login == t.login && p.welcomes(s, t) || p.roams(s.lane, t)
-}
-
-// roams reports whether the call in front of the tenant's queue has waited for so long that any of its login's lanes will do.
-func (p *lanes) roams(l *lane, t *load) bool {
-	return t.queue[0].roams && slices.Contains(p.lanesOf(t.login), l)
+	return s.lane == t.home || s.login == t.login && p.welcomes(s, t) || t.queue[0].roams
 }
 
 // grant leases s to the call that has waited longest.
@@ -381,65 +381,83 @@ func (p *lanes) welcomes(s *session, t *load) bool {
 
 // raise opens a connection for the call where there is room for one.
 func (p *lanes) raise(t *load, w *waiter, anywhere bool) {
+	if w.dialing {
+		return
+	}
 	candidates := []*lane{t.home, t.second}
 	if anywhere || w.roams {
-		candidates = append(candidates, p.lanesOf(t.login)...)
+		candidates = append(append(candidates, p.lanesOf(t.login)...), p.all...)
 	}
 	for _, l := range candidates {
-		if p.makeRoom(l, t.login) {
+		if l.open < l.size {
+			p.startDial(l, t.login, w)
+			return
+		}
+		for i, s := range l.idle {
+			if s.login != t.login {
+				l.idle = slices.Delete(l.idle, i, i+1)
+				p.replace(s, t.login, w)
+				return
+			}
+		}
+	}
+}
+
+// refill opens a connection in place of one that is gone, if somebody waits for one of the lane.
+func (p *lanes) refill(l *lane) {
+	if p.closed || l.open >= l.size {
+		return
+	}
+	for _, t := range p.turns {
+		if w := t.queue[0]; !w.dialing && t.held < p.cfg.MaxConnsPerTenant && (l == t.home || l == t.second || w.roams) {
 			p.startDial(l, t.login, w)
 			return
 		}
 	}
 }
 
-// makeRoom reports whether the lane may open a connection, having closed one of another login if that lay idle.
-func (p *lanes) makeRoom(l *lane, login string) bool {
-	if l.open < l.size {
-		return true
-	}
-	for i, s := range l.idle {
-		if s.login != login {
-			l.idle = slices.Delete(l.idle, i, i+1)
-			p.discard(s)
-			return true
-		}
-	}
-	return false
+// discard closes a connection, in the background. It counts until it is closed, so that there are never more than allowed.
+func (p *lanes) discard(s *session) {
+	p.working.Go(func() {
+		s.close()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		s.lane.open--
+		p.refill(s.lane)
+	})
 }
 
-// refill opens a connection in place of one that is gone, if somebody waits for one of the lane.
-func (p *lanes) refill(l *lane) bool {
-	if p.closed || l.open >= l.size {
-		return false
-	}
-	for _, t := range p.turns {
-		if t.held < p.cfg.MaxConnsPerTenant && (l == t.home || l == t.second || p.roams(l, t)) {
-			p.startDial(l, t.login, t.queue[0])
-			return true
-		}
-	}
-	return false
-}
+// replace closes a connection and opens another one in its place.
+func (p *lanes) replace(s *session, login string, w *waiter) { p.dialFor(s.lane, login, w, s) }
 
 // startDial opens a connection in the background. It goes to whose turn it is then; its error goes to the call that wanted it.
 func (p *lanes) startDial(l *lane, login string, w *waiter) {
 	l.open++
+	p.dialFor(l, login, w, nil)
+}
+
+// dialFor opens a connection that has its place in the lane already, having closed the one that had it before.
+func (p *lanes) dialFor(l *lane, login string, w *waiter, before *session) {
 	l.stat.Opened++
 	ctx := p.ctx
 	if w != nil {
+		w.dialing = true
 		ctx = context.WithoutCancel(w.ctx) // for tracers
 	}
 	p.working.Go(func() {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(p.ctx, cancel)()
-		s, err := p.dial(ctx, login)
+		if before != nil {
+			before.close()
+		}
+		s, err := p.dialSafely(ctx, login)
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		if w != nil {
+			w.dialing = false
+		}
 		switch {
 		case err != nil:
 			l.open--
+			l.failed = time.Now()
 			if w != nil && p.unqueue(w) {
 				w.granted <- grant{err: err}
 			}
@@ -454,10 +472,18 @@ func (p *lanes) startDial(l *lane, login string, w *waiter) {
 	})
 }
 
-// discard closes a connection of a lane, in the background.
-func (p *lanes) discard(s *session) {
-	s.lane.open--
-	p.working.Go(s.close)
+// dialSafely dials for as long as the lanes are open, and no longer than dialTimeout. A panic of Config.Login or of a hook is an
+// error: on this goroutine nobody could recover from it.
+func (p *lanes) dialSafely(ctx context.Context, login string) (s *session, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	defer func() {
+		if v := recover(); v != nil {
+			s, err = nil, fmt.Errorf("tenantdb: panic while a connection was opened: %v", v)
+		}
+	}()
+	return p.dial(ctx, login)
 }
 
 // place chooses a tenant's lanes. When a login appears that was not known before, the lanes are divided anew.

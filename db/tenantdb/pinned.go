@@ -2,6 +2,7 @@ package tenantdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,12 +40,29 @@ func (h Handle) Acquire(ctx context.Context) (_ *Session, err error) {
 	if err := e.pin(ctx); err != nil {
 		return nil, err
 	}
-	conn, err := e.dial(ctx, s.load.login)
-	if err != nil {
-		e.unpin()
-		return nil, err
+	var conn *session
+	defer func() {
+		if conn == nil { // also when Config.Login or a tracer panics
+			e.unpin()
+		}
+	}()
+	if conn, err = e.dial(ctx, s.load.login); err != nil {
+		return nil, becauseOf(ctx, err)
 	}
 	return &Session{scope: s, lease: &lease{e: e, load: s.load, session: conn, pinned: true}}, nil
+}
+
+// becauseOf adds the context's end to an error of dialling. The network has a clock of its own for the deadline, and says so in
+// its own way, maybe before the context does.
+func becauseOf(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	if deadline, ok := ctx.Deadline(); cause == nil && ok && !time.Now().Before(deadline) {
+		cause = context.DeadlineExceeded
+	}
+	if cause == nil || errors.Is(err, cause) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
 // pin waits for the right to open a session.
@@ -60,6 +78,8 @@ func (e *engine) pin(ctx context.Context) error {
 		return nil
 	case <-timer.C:
 		err = fmt.Errorf("%w: waited %s, all %d sessions are in use", ErrBusy, e.cfg.AcquireTimeout, cap(e.pins))
+	case <-e.closing:
+		err = ErrClosed
 	case <-ctx.Done():
 		err = fmt.Errorf("%w: all %d sessions are in use: %w", ErrBusy, cap(e.pins), context.Cause(ctx))
 	}
@@ -79,7 +99,11 @@ func (s *Session) Release() {
 		return
 	}
 	s.released = true
-	s.lease.e.working.Go(s.lease.close)
+	if s.lease.idle() {
+		s.lease.e.working.Go(s.lease.close)
+	} else { // rows or a transaction may still be used: nothing else may touch the connection
+		s.lease.abort()
+	}
 	s.lease.e.unpin()
 }
 
@@ -90,6 +114,9 @@ func (s *Session) usable(ctx context.Context) error {
 	}
 	if t, err := tenant.FromContext(ctx); err == nil && t.ID != s.scope.tenant.ID {
 		return fmt.Errorf("%w: %s and %s", tenant.ErrMismatch, t.Slug, s.scope.tenant.Slug)
+	}
+	if s.lease.flying {
+		return errConnBusy
 	}
 	if !s.lease.pg.IsClosed() && s.lease.pg.TxStatus() != txIdle {
 		return fmt.Errorf("%w: a transaction is open on the session; end it first, or use it", ErrRefused)
@@ -146,6 +173,9 @@ func (s *Session) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, erro
 	}
 	if err := s.usable(ctx); err != nil {
 		return nil, err
+	}
+	if err := ctx.Err(); err != nil { // pgx would close the connection
+		return nil, fmt.Errorf("context already done: %w", err)
 	}
 	return begin(ctx, s.scope, s.lease, opts)
 }

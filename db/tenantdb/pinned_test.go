@@ -3,6 +3,7 @@ package tenantdb_test
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -245,6 +246,25 @@ func TestASessionThatIsCancelledIsOver(t *testing.T) {
 	}
 	s.Release()
 	mustOwn(t, ctx, acquire(t, ctx, db), f.tenants[0])
+}
+
+// The network's own timeout is the context's, and is told as such.
+func TestAnAcquireThatRunsOutOfTimeSaysSo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	f.tenants[0].Placement.Login = "slow"
+	db := f.open(t, tenantdb.Config{Login: func(ctx context.Context, _ string) (*pgx.ConnConfig, error) {
+		<-ctx.Done()
+		return nil, os.ErrDeadlineExceeded
+	}})
+	ctx, cancel := context.WithTimeout(f.ctx(t, 0), 10*time.Millisecond)
+	defer cancel()
+	if _, err := db.Acquire(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want DeadlineExceeded", err)
+	}
+	if st := db.Stat(); st.Sessions != 0 {
+		t.Errorf("%d sessions are counted after the failure", st.Sessions)
+	}
 }
 
 func TestAcquireIsRefusedBehindAPooler(t *testing.T) {

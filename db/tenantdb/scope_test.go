@@ -309,17 +309,22 @@ func TestATemporaryTableShadowsNobody(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	db := f.open(t, tenantdb.Config{MaxConns: 1})
-	_, err := db.Exec(f.ctx(t, 0), "CREATE TABLE pg_temp.items AS SELECT 1 AS id, 'shadow' AS owner")
-	wantCode(t, err, "42501") // PUBLIC's TEMP is revoked
+	shadow := func() error {
+		return db.InTx(f.ctx(t, 0), func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), `DO $$ BEGIN EXECUTE 'CREATE TABLE pg_temp.items AS SELECT 1 AS id, ''shadow''::text AS owner'; END $$`)
+			return err
+		})
+	}
+	wantCode(t, shadow(), "42501") // PUBLIC's TEMP is revoked
 
 	pgtest.Exec(t, f.url, "GRANT TEMPORARY ON DATABASE "+f.database(t)+" TO "+f.tenants[0].Placement.Role)
-	if _, err := db.Exec(f.ctx(t, 0), "CREATE TABLE pg_temp.items AS SELECT 1 AS id, 'shadow' AS owner"); err != nil {
+	if err := shadow(); err != nil {
 		t.Fatal(err)
 	}
 	for i, tn := range f.tenants {
 		mustOwn(t, f.ctx(t, i), db, tn)
 	}
-	_, err = db.Exec(f.ctx(t, 1), "SELECT * FROM pg_temp.items")
+	_, err := db.Exec(f.ctx(t, 1), "SELECT * FROM pg_temp.items")
 	wantCode(t, err, "42501")
 }
 
