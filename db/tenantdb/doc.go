@@ -30,8 +30,9 @@
 //     connection: settings and locks, never rows. The plain spellings are refused.
 //   - A pgx.QueryTracer and a pgx.QueryRewriter are given pgx's connection, because pgx says so. They must not query on it.
 //   - Database-wide things have no schema: large objects, advisory locks, NOTIFY channels, pg_database.
-//   - A parameter's type is what the server said when the statement was first described, for whichever tenant. When a tenant's
-//     column has another type that PostgreSQL converts by itself, it does so. A parameter whose type is not built in travels as text.
+//   - A migration that changes a column's type under a warm statement is found out by the first error that it causes. Until then
+//     a parameter is encoded for the type that the column had before, as with pgx. A parameter whose type is not built in travels
+//     as text.
 //   - Sessions (LISTEN, session advisory locks, SET, temporary tables) need a connection of one's own, from Acquire, and do not
 //     work behind a transaction pooler.
 //
