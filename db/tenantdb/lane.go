@@ -15,6 +15,10 @@ import (
 // query, which is worth waiting for because a connection that knows the tenant answers faster, and short against a transaction.
 const roamAfter = 2 * time.Millisecond
 
+// switchAfter is how long a call waits before a connection of another login is closed for it, where that one is in use or belongs
+// to another login's lanes: long against opening a connection.
+const switchAfter = 100 * time.Millisecond
+
 // lanes share out the connections to a cluster. They are split into lanes, small pools: a tenant has a home lane, chosen by
 // rendezvous hashing of its id. When that is busy it spills to a connection that knows the tenant already, or has room to learn
 // of it: few connections ever see its tables, and where there are few tenants, nobody waits for nothing. Whoever waits, waits
@@ -251,10 +255,10 @@ func (p *lanes) offer(s *session) {
 			if w.dialing {
 				continue
 			}
-			if other == nil {
+			if other == nil && s.lane == t.home {
 				other = t
 			}
-			if !w.roams && time.Since(w.since) < roamAfter {
+			if time.Since(w.since) < switchAfter {
 				continue
 			}
 			other = t
@@ -394,7 +398,7 @@ func (p *lanes) raise(t *load, w *waiter, anywhere bool) {
 			return
 		}
 		for i, s := range l.idle {
-			if s.login != t.login {
+			if s.login != t.login && (l == t.home || l == t.second || time.Since(w.since) >= switchAfter) {
 				l.idle = slices.Delete(l.idle, i, i+1)
 				p.replace(s, t.login, w)
 				return
