@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/internal/fleet"
+)
+
+// site is where the door leads to.
+type site struct {
+	fleet  *fleet.Fleet
+	logins []string // the runtime logins
+	conns  int
+	// pooler is the port of a PgBouncer, or 0.
+	pooler uint16
+	pooled bool
+}
+
+func newSite(f *fleet.Fleet, cfg config) *site {
+	logins := map[string]bool{f.Runtime().User: true}
+	for _, t := range f.Tenants {
+		if t.Placement.Login != "" {
+			logins[t.Placement.Login] = true
+		}
+	}
+	return &site{fleet: f, logins: slices.Sorted(maps.Keys(logins)), conns: cfg.Conns, pooled: cfg.Pooler}
+}
+
+// login returns how a runtime login connects, by its name in a tenant's placement.
+func (s *site) login(ctx context.Context, name string) (*pgx.ConnConfig, error) {
+	cc, err := s.fleet.Login(ctx, name)
+	if err == nil && s.pooler != 0 {
+		cc.Port = s.pooler
+	}
+	return cc, err
+}
