@@ -69,6 +69,7 @@ func TestCheckReportsALeakOf(t *testing.T) {
 		{"a path that is set for the session", sessionPath, "no tenant", "row"},
 		{"a path that is set on another checkout", otherCheckout, "in step", "row"},
 		{"a path that is reset only after success", resetAfterSuccess, "errors", "row"},
+		{"a path that is reset only at the end of the rows", resetAfterLastRow, "unread results", "row"},
 		{"a path that is reset under the caller's context", resetUnderContext, "cancels", "row"},
 		{"a path that is set when the connection is made", pathOfTheFirst, "own rows", "schema"},
 		{"a path that is set by a hook, from a global", globalTenant, "in step", "row"},

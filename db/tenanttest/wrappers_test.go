@@ -90,6 +90,103 @@ func resetUnderContext(t *testing.T, f *tenanttest.Fleet, target *tenanttest.Tar
 	}
 }
 
+// resetAfterLastRow takes a connection for each call, and cleans it when the caller has read all that there is.
+func resetAfterLastRow(t *testing.T, f *tenanttest.Fleet, target *tenanttest.Target[DBTX]) {
+	pool := newPool(t, f.Administrator)
+	target.NoTenant = onBase(pool)
+	target.Run = func(ctx context.Context, tn *tenant.Tenant, fn fnType) error { return fn(ctx, eachCall{pool, tn}) }
+}
+
+type eachCall struct {
+	pool   *pgxpool.Pool
+	tenant *tenant.Tenant
+}
+
+func (c eachCall) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows, err error) {
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var rows pgx.Rows
+	defer func() { // also when an argument panics
+		if rows == nil {
+			err = errors.Join(err, resetPath(context.WithoutCancel(ctx), conn))
+			conn.Release()
+		}
+	}()
+	if err := setPath(ctx, conn, c.tenant); err != nil {
+		return nil, err
+	}
+	got, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	rows = &lastRow{Rows: got, conn: conn, release: sync.OnceFunc(conn.Release)}
+	return rows, nil
+}
+
+func (c eachCall) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := c.Query(ctx, sql, args...)
+	return oneRow{rows, err}
+}
+
+func (c eachCall) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	rows, err := c.Query(ctx, sql, args...)
+	if err != nil {
+		return tag, err
+	}
+	for rows.Next() { //nolint:revive // Exec reads no rows
+	}
+	return rows.CommandTag(), rows.Err()
+}
+
+// lastRow cleans the connection after the last row, and only then.
+type lastRow struct {
+	pgx.Rows
+	conn    *pgxpool.Conn
+	release func()
+	over    bool
+}
+
+func (r *lastRow) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	if !r.over {
+		r.over = true
+		_ = resetPath(context.Background(), r.conn)
+		r.release()
+	}
+	return false
+}
+
+func (r *lastRow) Close() {
+	r.over = true
+	r.Rows.Close()
+	r.release()
+}
+
+type oneRow struct {
+	rows pgx.Rows
+	err  error
+}
+
+func (r oneRow) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		return errors.Join(r.rows.Err(), pgx.ErrNoRows)
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	for r.rows.Next() { //nolint:revive // to the end
+	}
+	return r.rows.Err()
+}
+
 func pathOfTheFirst(t *testing.T, f *tenanttest.Fleet, target *tenanttest.Target[DBTX]) {
 	pool := newPool(t, f.Administrator, func(pc *pgxpool.Config) {
 		pc.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
