@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
 )
@@ -63,9 +64,13 @@ type Config struct {
 	ExtensionSchema string
 	// Settings returns what else is set for a tenant's calls, such as statement_timeout, by name. It is part of the scope: set
 	// with it, and gone with it. The names of the scope itself (search_path, role) and of what pgx relies on (client_encoding,
-	// standard_conforming_strings) are refused, as are values with a quote or a backslash. It is called for every new record of
+	// standard_conforming_strings, datestyle, intervalstyle, bytea_output, extra_float_digits) are refused, as are values with a quote or a backslash. It is called for every new record of
 	// a tenant, from many goroutines, and should be quick. Defaults to none.
 	Settings func(*tenant.Tenant) map[string]string
+	// RegisterTypes tells a new connection's maps of types how values of built-in types are read and written, such as numeric
+	// as a decimal of another library. A tenant's own types have other OIDs with each tenant: they travel as text, and must
+	// not be registered. It is called twice for each connection. Defaults to none.
+	RegisterTypes func(*pgtype.Map)
 	// Pooler says whether a transaction pooler stands in between. Defaults to PoolerAuto.
 	Pooler Pooler
 	// Logger gets what an operator should know. Defaults to discarding it.

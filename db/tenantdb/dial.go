@@ -14,8 +14,9 @@ import (
 
 // Open connects as the runtime login and checks that the login is fit for the task: it must have no power over the server
 // (superuser, BYPASSRLS, REPLICATION, CREATEROLE, CREATEDB), own nothing and have been granted nothing in the database, and not
-// inherit the rights of the roles that it is a member of. Behind a pooler its own search_path must be empty; on a direct
-// connection it is emptied. The returned DB is safe for concurrent use; Close it.
+// inherit the rights of the roles that it is a member of. Behind a pooler its own search_path must be empty and the
+// text forms of its results the usual ones (DateStyle, IntervalStyle, bytea_output, extra_float_digits); on a direct connection
+// both are set. The returned DB is safe for concurrent use; Close it.
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -93,19 +94,27 @@ func (e *engine) dial(ctx context.Context, login string) (*session, error) {
 const sessionTimeout = 10 * time.Second
 
 // sessionSQL asks what has to be true of every connection.
-const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path') IN ('', '""'), r.rolname,
+const sessionSQL = `SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path') IN ('', '""')
+	AND pg_catalog.current_setting('datestyle') LIKE 'ISO%' AND pg_catalog.current_setting('intervalstyle') = 'postgres'
+	AND pg_catalog.current_setting('bytea_output') = 'hex' AND pg_catalog.current_setting('extra_float_digits')::int >= 1, r.rolname,
 	current_user <> session_user OR r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication,
 	r.rolinherit AND pg_catalog.current_setting('server_version_num')::int < 160000
 	FROM pg_catalog.pg_roles r WHERE r.rolname = session_user`
 
-// prepareSession runs once for each new connection: it empties the base path, checks the login and finds out about poolers.
+// baseSQL is the session's state under all scopes: no path, and the text forms that pgx reads. A result whose types are not
+// known yet comes as text.
+const baseSQL = `SELECT pg_catalog.set_config('search_path', '', false), pg_catalog.set_config('datestyle', 'ISO', false),
+	pg_catalog.set_config('intervalstyle', 'postgres', false), pg_catalog.set_config('bytea_output', 'hex', false),
+	pg_catalog.set_config('extra_float_digits', '1', false)`
+
+// prepareSession runs once for each new connection: it sets the base state, checks the login and finds out about poolers.
 func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, sessionTimeout) // pgx bounds the connecting, not this
 	defer cancel()
 	var pid uint32
-	var emptyPath, mighty, inherits bool
+	var fit, mighty, inherits bool
 	var login string
-	err := conn.QueryRow(ctx, sessionSQL, pgx.QueryExecModeExec).Scan(&pid, &emptyPath, &login, &mighty, &inherits)
+	err := conn.QueryRow(ctx, sessionSQL, pgx.QueryExecModeExec).Scan(&pid, &fit, &login, &mighty, &inherits)
 	if err != nil {
 		return err
 	}
@@ -122,12 +131,15 @@ func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 			"hint", "set the pooler mode to transaction to say so")
 	}
 	switch {
-	case emptyPath:
+	case fit:
 	case e.pooled.Load(): // a setting of the session would stay on a backend that is not ours alone
-		return fmt.Errorf("tenantdb: the base search_path of login %q is not empty; run: ALTER ROLE %s SET search_path = ''",
-			login, pgx.Identifier{login}.Sanitize())
+		name := pgx.Identifier{login}.Sanitize()
+		return fmt.Errorf("tenantdb: the base search_path of login %q is not empty, or its results have another form than ISO dates, postgres "+
+			"intervals, hex bytea and all digits of floats; run: ALTER ROLE %s SET search_path = ''; ALTER ROLE %[2]s SET datestyle = 'ISO'; "+
+			"ALTER ROLE %[2]s SET intervalstyle = 'postgres'; ALTER ROLE %[2]s SET bytea_output = 'hex'; ALTER ROLE %[2]s SET extra_float_digits = 1",
+			login, name)
 	default:
-		if _, err := conn.Exec(ctx, "SELECT pg_catalog.set_config('search_path', '', false)"); err != nil {
+		if _, err := conn.Exec(ctx, baseSQL); err != nil {
 			return err
 		}
 	}

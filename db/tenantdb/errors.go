@@ -25,6 +25,7 @@ var (
 
 // SQLSTATEs that decide something here.
 const (
+	codeDivisionByZero       = "22012"
 	codeInvalidSchemaName    = "3F000"
 	codeFeatureNotSupported  = "0A000"
 	codeInvalidStatementName = "26000"

@@ -172,9 +172,27 @@ func (f *flight) readChecks() error {
 		if !f.pooled {
 			f.s.unneeded = append(f.s.unneeded, f.checked...)
 		}
-		return err
+		return f.misfit(err)
 	}
 	return nil
+}
+
+// errMisfit is what a caller is told if a statement whose description did not fit cannot be sent again.
+var errMisfit = errors.New("tenantdb: the statement has other parameters in this tenant, and could not be sent again; nothing was executed")
+
+// misfit keeps the guard's own error from the caller, for whom nothing was divided: it says what stands in the way of the repeat.
+func (f *flight) misfit(err error) error {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != codeDivisionByZero {
+		return err
+	}
+	switch cause := context.Cause(f.ctx); {
+	case cause != nil:
+		return fmt.Errorf("%w: %w", errMisfit, cause)
+	case f.s.pg.IsClosed():
+		return fmt.Errorf("%w: %w", errMisfit, pgconn.ErrConnClosed)
+	}
+	return errMisfit
 }
 
 func (f *flight) readGuard() error {

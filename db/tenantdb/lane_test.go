@@ -391,7 +391,7 @@ func TestASettingThatIsNoneOfTheTenantsIsRefused(t *testing.T) {
 	f := newFleet(t, 1)
 	for name, settings := range map[string]map[string]string{
 		"path": {"search_path": "public"}, "role": {"role": "postgres"}, "login": {"session_authorization": "postgres"},
-		"driver": {"client_encoding": "LATIN1"}, "grammar": {"a b": "1"}, "case": {"Role": "none"}, "quote": {"app.x": "it's"},
+		"driver": {"client_encoding": "LATIN1"}, "form": {"datestyle": "German"}, "grammar": {"a b": "1"}, "case": {"Role": "none"}, "quote": {"app.x": "it's"},
 		"backslash": {"app.x": `\`},
 	} {
 		db := f.open(t, tenantdb.Config{MaxConns: 1, Settings: func(*tenant.Tenant) map[string]string { return settings }})

@@ -129,8 +129,8 @@ func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.shipment
 // RawValues returns the current row as it came. It is valid until the next call of Next or Close.
 func (r *Rows) RawValues() [][]byte { return r.values }
 
-// TypeMap returns the connection's map of types. It knows built-in types only, because it serves all tenants.
-func (r *Rows) TypeMap() *pgtype.Map { return r.lease.conn.TypeMap() }
+// TypeMap returns the map of types that the rows are read with. It knows built-in types only, because it serves all tenants.
+func (r *Rows) TypeMap() *pgtype.Map { return r.lease.reads }
 
 // Conn returns nil: a connection is not handed out, since what is done on it directly is in no tenant.
 func (r *Rows) Conn() *pgx.Conn { return nil }
@@ -174,7 +174,7 @@ func (r *Rows) scan(dest []any) error {
 			continue
 		}
 		if t := reflect.TypeOf(d); s.types[i] != t {
-			s.plans[i], s.types[i] = s.conn.TypeMap().PlanScan(fields[i].DataTypeOID, fields[i].Format, d), t
+			s.plans[i], s.types[i] = s.reads.PlanScan(fields[i].DataTypeOID, fields[i].Format, d), t
 		}
 		if err := s.plans[i].Scan(r.values[i], d); err != nil {
 			return pgx.ScanArgError{ColumnIndex: i, FieldName: fields[i].Name, Err: err}
@@ -191,7 +191,7 @@ func (r *Rows) Values() ([]any, error) {
 	}
 	values := make([]any, len(r.values))
 	for i, raw := range r.values {
-		v, err := decode(r.TypeMap(), &r.shipment.fields[i], raw)
+		v, err := decode(r.lease.reads, &r.shipment.fields[i], raw)
 		if err != nil {
 			r.fail(err)
 			r.Close()

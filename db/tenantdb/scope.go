@@ -81,6 +81,12 @@ func newScope(t *tenant.Tenant, cfg Config) (*scope, error) {
 
 var settingName = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*$`)
 
+// reservedSettings are the scope's own, and those that say in what form values travel.
+var reservedSettings = []string{
+	"search_path", "role", "session_authorization", "client_encoding", "standard_conforming_strings",
+	"datestyle", "intervalstyle", "bytea_output", "extra_float_digits",
+}
+
 // addSettings makes settings part of the scope.
 func (s *scope) addSettings(settings map[string]string) error {
 	if len(settings) > maxSettings {
@@ -91,7 +97,7 @@ func (s *scope) addSettings(settings map[string]string) error {
 		switch {
 		case !settingName.MatchString(name):
 			return fmt.Errorf("setting %q: want a name of a-z, 0-9, _ and dots", name)
-		case slices.Contains([]string{"search_path", "role", "session_authorization", "client_encoding", "standard_conforming_strings"}, name):
+		case slices.Contains(reservedSettings, name):
 			return fmt.Errorf("setting %q belongs to the scope or to the driver", name)
 		case strings.ContainsAny(value, "'\\\x00"):
 			return fmt.Errorf("setting %q: its value has a quote, a backslash or a zero byte", name)

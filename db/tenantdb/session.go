@@ -56,6 +56,9 @@ type session struct {
 	bind  pgproto3.Bind
 	plans []pgtype.ScanPlan
 	types []reflect.Type
+
+	// reads is the map of types that results are read with; arguments are written with the connection's own.
+	reads *pgtype.Map
 }
 
 // statementKey says whose statement it is: the same SQL is another statement for another tenant, with types and a plan of
@@ -79,9 +82,13 @@ func newSession(conn *pgx.Conn, cfg Config, working *sync.WaitGroup) *session {
 	pg := conn.PgConn()
 	life := cfg.MaxConnLifetime + rand.N(cfg.MaxConnLifetime/10+1) // so that not all of them end together
 	s := &session{
-		conn: conn, pg: pg, fe: pg.Frontend(), working: working,
+		conn: conn, pg: pg, fe: pg.Frontend(), working: working, reads: newReadMap(),
 		expires: time.Now().Add(life), tenants: make(map[tenant.ID]struct{}), scopes: make(map[string]bool),
 		watcher: ctxwatch.NewContextWatcher(conn.Config().BuildContextWatcherHandler(pg)),
+	}
+	if cfg.RegisterTypes != nil {
+		cfg.RegisterTypes(conn.TypeMap())
+		cfg.RegisterTypes(s.reads)
 	}
 	s.statements = newLRU(cfg.StatementCacheSize, func(_ statementKey, st *statement) {
 		if st.name != "" {

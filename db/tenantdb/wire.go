@@ -39,7 +39,7 @@ func (w *wire) open(ctx context.Context, s *session) error {
 	case s.flying:
 		w.err = errConnBusy
 	case s.pg.IsClosed():
-		w.err = errors.New("conn closed")
+		w.err = pgconn.ErrConnClosed
 	case ctx.Err() != nil:
 		w.err = fmt.Errorf("context already done: %w", ctx.Err())
 	}

@@ -65,14 +65,14 @@ var mutants = []mutant{
 	{"everything is written before anything is read", "wire.go", "	if len(out) < backgroundWrite {", "	if len(out) >= 0 {"},
 
 	// The lanes.
-	{"a tenant has no share", "lane.go", "len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant", "len(t.queue) == 0"},
+	{"a tenant has no share", "queue.go", "len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant", "len(t.queue) == 0"},
 	{"calls are served in the order in which they came", "lane.go", "p.turns = append(p.turns, t) // its", "p.turns = slices.Insert(p.turns, 0, t) // its"},
 	{"a connection may know any number of tenants", "lane.go", "case len(s.tenants) > p.cfg.MaxTenantsPerConn:", "case len(s.tenants) > p.cfg.MaxTenantsPerConn && false:"},
 	{"a free connection of another login will do", "lane.go", "s.login != t.login || !anyhow", "!anyhow"},
 	{"a connection goes to the tenant of another login", "lane.go", "		if s.login != t.login {\n			w := t.queue[0]", "		if s.login != t.login && false {\n			w := t.queue[0]"},
-	{"a call that gave up keeps what it was granted", "lane.go", "			p.release(g.session, w.load, true)\n", ""},
+	{"a call that gave up keeps what it was granted", "queue.go", "			p.release(g.session, w.load, true)\n", ""},
 	{"a connection is given back in any state", "lease.go", "ctx.Err() == nil && l.idle())", "ctx.Err() == nil || true)"},
-	{"calls that wait are forgotten when the handle is closed", "lane.go", "			w.granted <- grant{err: ErrClosed}\n", "			_ = w\n"},
+	{"calls that wait are forgotten when the handle is closed", "opening.go", "			w.granted <- grant{err: ErrClosed}\n", "			_ = w\n"},
 
 	// Sessions of one's own.
 	{"a session is not closed", "pinned.go", "	s.lease.e.working.Go(s.lease.close)\n", ""},
@@ -83,5 +83,6 @@ var mutants = []mutant{
 
 	// The login.
 	{"a login with rights is accepted", "dial.go", "	case mighty:", "	case mighty && false:"},
-	{"the base path is left as it is", "dial.go", "		if _, err := conn.Exec(ctx, \"SELECT pg_catalog.set_config('search_path', '', false)\"); err != nil {\n			return err\n		}", ""},
+	{"the base path is left as it is", "dial.go", "pg_catalog.set_config('search_path', '', false), ", ""},
+	{"values come in the form that the login has set", "dial.go", "pg_catalog.set_config('datestyle', 'ISO', false)", "1"},
 }

@@ -1,0 +1,169 @@
+package tenantdb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// roamAfter is how long a call waits for its tenant's own lanes before any lane will do that is free. It is long against a
+// query, which is worth waiting for because a connection that knows the tenant answers faster, and short against a transaction.
+const roamAfter = 2 * time.Millisecond
+
+// waiter is a call that waits for a connection.
+type waiter struct {
+	ctx     context.Context
+	load    *load
+	since   time.Time
+	granted chan grant // of size 1
+	roams   bool       // any lane will do
+	dialing bool       // a connection is being opened for it
+}
+
+type grant struct {
+	session *session
+	err     error
+}
+
+// acquire takes a connection for the tenant, waiting for one if it must.
+func (p *lanes) acquire(ctx context.Context, t *load) (*session, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("context already done: %w", err)
+	}
+	for {
+		s, w, err := p.take(ctx, t)
+		if w != nil {
+			s, err = p.wait(w)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s.lives(ctx) {
+			return s, nil
+		}
+		p.release(s, t, false)
+	}
+}
+
+// take leases a connection that is free, or puts the call in the queue.
+func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, ErrClosed
+	}
+	p.place(t)
+	if len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant {
+		if s := p.pick(t, false); s != nil {
+			if s.lane != t.home && t.home.open < t.home.size && time.Since(t.home.failed) > time.Second { // so that the next call finds it
+				p.startDial(t.home, t.login, nil)
+			}
+			p.lend(s, t)
+			return s, nil, nil
+		}
+	}
+	w := &waiter{ctx: ctx, load: t, since: time.Now(), granted: make(chan grant, 1)}
+	t.home.stat.Waits++
+	t.queue = append(t.queue, w)
+	if len(t.queue) == 1 {
+		p.turns = append(p.turns, t)
+	}
+	if !p.patrols {
+		p.patrols = true
+		p.working.Go(p.patrol)
+	}
+	if t.held < p.cfg.MaxConnsPerTenant {
+		p.raise(t, w, false)
+	}
+	return nil, w, nil
+}
+
+// wait waits until the call is granted a connection, gives up or is called off.
+func (p *lanes) wait(w *waiter) (*session, error) {
+	select {
+	case g := <-w.granted:
+		return g.session, g.err
+	case <-w.ctx.Done():
+	}
+	why, ok := p.withdraw(w)
+	if !ok {
+		if g := <-w.granted; g.session != nil {
+			p.release(g.session, w.load, true)
+		}
+	}
+	return nil, fmt.Errorf("%w: %s: %w", ErrBusy, why, context.Cause(w.ctx))
+}
+
+// withdraw takes a call out of the queue and says what it waited for. It reports false if the call was granted something.
+func (p *lanes) withdraw(w *waiter) (why string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	why = p.shortage(w.load)
+	return why, p.unqueue(w)
+}
+
+// shortage says why a tenant's calls wait.
+func (p *lanes) shortage(t *load) string {
+	if t.held >= p.cfg.MaxConnsPerTenant {
+		return fmt.Sprintf("the tenant holds all %d connections of its share", t.held)
+	}
+	var open, inUse int
+	for _, l := range p.all {
+		open += l.open
+		inUse += l.stat.InUse
+	}
+	return fmt.Sprintf("of %d connections %d are in use, %d of them by this tenant, and %d are open or being opened", p.cfg.MaxConns, inUse,
+		t.held, open)
+}
+
+// patrol looks after those who wait, for as long as there are any. One goroutine and its ticker cost less than a timer for
+// each call.
+func (p *lanes) patrol() {
+	tick := time.NewTicker(min(roamAfter, max(p.cfg.AcquireTimeout, time.Millisecond)))
+	defer tick.Stop()
+	for now := range tick.C {
+		if p.lookAfter(now) {
+			return
+		}
+	}
+}
+
+// lookAfter ends waits that are too long, and lets calls roam whose lanes do not move. It reports whether nobody waits.
+func (p *lanes) lookAfter(now time.Time) (done bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	free := slices.ContainsFunc(p.all, func(l *lane) bool { return len(l.idle) > 0 || l.open < l.size })
+	for _, t := range slices.Clone(p.turns) {
+		for len(t.queue) > 0 && now.Sub(t.queue[0].since) >= p.cfg.AcquireTimeout {
+			w := t.queue[0]
+			err := fmt.Errorf("%w: waited %s, %s", ErrBusy, p.cfg.AcquireTimeout, p.shortage(t))
+			p.unqueue(w)
+			w.granted <- grant{err: err}
+		}
+		if len(t.queue) == 0 || now.Sub(t.queue[0].since) < roamAfter || t.held >= p.cfg.MaxConnsPerTenant {
+			continue
+		}
+		stuck := now.Sub(t.home.moved) >= roamAfter && now.Sub(t.second.moved) >= roamAfter
+		t.queue[0].roams = t.queue[0].roams || stuck
+		if free {
+			p.serveFrom(t, true)
+		}
+	}
+	p.patrols = len(p.turns) > 0
+	return !p.patrols
+}
+
+// unqueue reports whether the call was still in the queue.
+func (p *lanes) unqueue(w *waiter) bool {
+	t := w.load
+	i := slices.Index(t.queue, w)
+	if i < 0 {
+		return false
+	}
+	t.queue = slices.Delete(t.queue, i, i+1)
+	if len(t.queue) == 0 {
+		p.turns = slices.DeleteFunc(p.turns, func(other *load) bool { return other == t })
+	}
+	return true
+}
