@@ -27,6 +27,9 @@ type lanes struct {
 	all []*lane
 	// logins are the runtime logins that were asked for, in that order. They divide the lanes.
 	logins []string
+	// switched is when a connection was last closed for a login that had waited for long. It happens once in switchAfter: else,
+	// where everybody waits that long, all would do nothing but open connections.
+	switched time.Time
 	// turns are the tenants that wait, the one whose turn is next in front.
 	turns []*load
 	// patrols says that a goroutine looks after those who wait.
@@ -106,9 +109,10 @@ func (p *lanes) offer(s *session) {
 			if other == nil && s.lane == t.home {
 				other = t
 			}
-			if time.Since(w.since) < switchAfter {
+			if now := time.Now(); now.Sub(w.since) < switchAfter || now.Sub(p.switched) < switchAfter {
 				continue
 			}
+			p.switched = time.Now()
 			other = t
 			break
 		}

@@ -30,23 +30,41 @@ func openLogins(t *testing.T, want fleets.Config, cfg tenantdb.Config) (*fleets.
 	return f, db
 }
 
-// Callers of two logins that keep all connections busy share them; they do not close each other's.
-func TestTwoBusyLoginsKeepTheirConnections(t *testing.T) {
-	t.Parallel()
-	f, db := openLogins(t, fleets.Config{Tenants: 16, TenantsPerLogin: 8}, tenantdb.Config{MaxConns: 4})
+// keepBusy has a goroutine for each tenant send the statement so many times.
+func keepBusy(t *testing.T, db *tenantdb.DB, f *fleets.Fleet, times int, sql string) {
+	t.Helper()
 	var wg sync.WaitGroup
 	for _, tn := range f.Tenants {
 		wg.Go(func() {
-			for range 100 {
-				if _, err := db.For(tn).Exec(t.Context(), "SELECT pg_sleep(0.001)"); err != nil {
+			for range times {
+				if _, err := db.For(tn).Exec(t.Context(), sql); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// Callers of two logins that keep all connections busy share them; they do not close each other's.
+func TestTwoBusyLoginsKeepTheirConnections(t *testing.T) {
+	t.Parallel()
+	f, db := openLogins(t, fleets.Config{Tenants: 16, TenantsPerLogin: 8}, tenantdb.Config{MaxConns: 4})
+	keepBusy(t, db, f, 100, "SELECT pg_sleep(0.001)")
 	if created := db.Stat().Created; created > 400 {
 		t.Errorf("1600 calls on 4 connections have opened %d", created)
+	}
+}
+
+// Where there is so much to do that all logins wait for long, their connections are still used: one of them is exchanged each
+// 100 ms, and not with every call.
+func TestLoginsThatAllWaitForLongKeepTheirConnections(t *testing.T) {
+	t.Parallel()
+	f, db := openLogins(t, fleets.Config{Tenants: 64, TenantsPerLogin: 32}, tenantdb.Config{MaxConns: 4})
+	began := time.Now()
+	keepBusy(t, db, f, 30, "SELECT pg_sleep(0.01)")
+	if created, most := db.Stat().Created, int64(20+time.Since(began)/(70*time.Millisecond)); created > most {
+		t.Errorf("1920 calls on 4 connections have opened %d, want at most %d", created, most)
 	}
 }
 

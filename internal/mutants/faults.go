@@ -70,6 +70,7 @@ var mutants = []mutant{
 	{"a connection may know any number of tenants", "lane.go", "case len(s.tenants) > p.cfg.MaxTenantsPerConn:", "case len(s.tenants) > p.cfg.MaxTenantsPerConn && false:"},
 	{"a free connection of another login will do", "lane.go", "s.login != t.login || !anyhow", "!anyhow"},
 	{"a connection goes to the tenant of another login", "lane.go", "		if s.login != t.login {\n			w := t.queue[0]", "		if s.login != t.login && false {\n			w := t.queue[0]"},
+	{"connections are exchanged with every call", "lane.go", "now.Sub(p.switched) < switchAfter", "false"},
 	{"a call that gave up keeps what it was granted", "queue.go", "			p.release(g.session, w.load, true)\n", ""},
 	{"a connection is given back in any state", "lease.go", "ctx.Err() == nil && l.idle())", "ctx.Err() == nil || true)"},
 	{"calls that wait are forgotten when the handle is closed", "opening.go", "			w.granted <- grant{err: ErrClosed}\n", "			_ = w\n"},
