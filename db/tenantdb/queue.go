@@ -9,7 +9,7 @@ import (
 
 // roamAfter is how long a call waits for its tenant's own lanes before any lane will do that is free. It is long against a
 // query, which is worth waiting for because a connection that knows the tenant answers faster, and short against a transaction.
-const roamAfter = 2 * time.Millisecond
+const roamAfter = 10 * time.Millisecond
 
 // waiter is a call that waits for a connection.
 type waiter struct {
