@@ -43,7 +43,8 @@ type Config struct {
 	// lanes than connections are not possible. Defaults to one for each connection.
 	Lanes int
 	// MaxConnsPerTenant is a tenant's share: the most connections that it holds at once, so that a flood of calls from one
-	// leaves the others room. Its further calls wait. Defaults to half of MaxConns, but not less than 2.
+	// leaves the others room. Its further calls wait. As long as its calls take less than a millisecond it gets a quarter of that, but not less
+	// than 2, and the rest only after a wait of 10 ms: brief calls need no more. Defaults to half of MaxConns, but not less than 2.
 	MaxConnsPerTenant int
 	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. Defaults to a quarter of MaxConns, but
 	// not less than 1.

@@ -3,6 +3,7 @@ package tenantdb
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -29,3 +30,10 @@ func (db *DB) Reset() { db.e.lanes.closeIdle(func(*session) bool { return true }
 
 // Pooled reports whether db works for a transaction pooler.
 func (db *DB) Pooled() bool { return db.e.pooled.Load() }
+
+// SetBrief says below which duration a call is brief.
+func (db *DB) SetBrief(d time.Duration) {
+	db.e.lanes.mu.Lock()
+	defer db.e.lanes.mu.Unlock()
+	db.e.lanes.brief = d
+}

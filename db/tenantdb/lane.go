@@ -23,6 +23,9 @@ type lanes struct {
 	working *sync.WaitGroup // goroutines that open and close connections
 	leased  sync.WaitGroup  // leases that are out
 
+	// brief is what a lease takes less than where a tenant gets but a part of its share. It is a field for tests.
+	brief time.Duration
+
 	mu  sync.Mutex
 	all []*lane
 	// logins are the runtime logins that were asked for, in that order. They divide the lanes.
@@ -55,11 +58,12 @@ type load struct {
 	divided      int // len(lanes.logins) when home and second were chosen
 	home, second *lane
 	held         int
+	pace         time.Duration // how long a lease takes, of late
 	queue        []*waiter
 }
 
 func newLanes(ctx context.Context, cfg Config, working *sync.WaitGroup, dial func(context.Context, string) (*session, error)) *lanes {
-	p := &lanes{cfg: cfg, ctx: ctx, dial: dial, working: working, all: make([]*lane, cfg.Lanes)}
+	p := &lanes{brief: time.Millisecond, cfg: cfg, ctx: ctx, dial: dial, working: working, all: make([]*lane, cfg.Lanes)}
 	for i := range p.all {
 		size := cfg.MaxConns / cfg.Lanes
 		if i < cfg.MaxConns%cfg.Lanes {
@@ -78,6 +82,7 @@ func (p *lanes) release(s *session, t *load, reusable bool) {
 	defer p.leased.Done()
 	now := time.Now()
 	t.held--
+	t.pace += (now.Sub(s.lent) - t.pace) / 8
 	s.lane.stat.InUse--
 	s.lane.moved = now
 	switch {
@@ -98,7 +103,7 @@ func (p *lanes) offer(s *session) {
 	s.idleFor = 0
 	var other *load
 	for i, t := range p.turns {
-		if p.closed || t.held >= p.cfg.MaxConnsPerTenant || !p.suits(s, t) {
+		if p.closed || t.held >= p.share(t) || !p.suits(s, t) {
 			continue
 		}
 		if s.login != t.login {
@@ -136,6 +141,15 @@ func (p *lanes) suits(s *session, t *load) bool {
 	return s.lane == t.home || s.login == t.login && p.welcomes(s, t) || t.queue[0].roams
 }
 
+// share is how many connections the tenant may hold without having waited. Where calls are brief, few connections do all that can
+// be done at once, and more would only take the processors from the others; the whole share is for calls that take long.
+func (p *lanes) share(t *load) int {
+	if t.pace < p.brief {
+		return max(min(2, p.cfg.MaxConnsPerTenant), p.cfg.MaxConnsPerTenant/4)
+	}
+	return p.cfg.MaxConnsPerTenant
+}
+
 // grant leases s to the call that has waited longest.
 func (p *lanes) grant(t *load, s *session) {
 	w := t.queue[0]
@@ -149,7 +163,11 @@ func (p *lanes) serve(t *load) { p.serveFrom(t, false) }
 
 // serveFrom grants the tenant's calls what is free, anywhere if it says so.
 func (p *lanes) serveFrom(t *load, anywhere bool) {
-	for !p.closed && len(t.queue) > 0 && t.held < p.cfg.MaxConnsPerTenant {
+	share := p.share(t)
+	if anywhere {
+		share = p.cfg.MaxConnsPerTenant
+	}
+	for !p.closed && len(t.queue) > 0 && t.held < share {
 		w := t.queue[0]
 		s := p.pick(t, anywhere || w.roams)
 		if s == nil {
@@ -166,6 +184,7 @@ func (p *lanes) serveFrom(t *load, anywhere bool) {
 // lend notes that the tenant holds the connection.
 func (p *lanes) lend(s *session, t *load) {
 	p.leased.Add(1)
+	s.lent = time.Now()
 	t.held++
 	st := &s.lane.stat
 	st.InUse++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -409,5 +410,43 @@ func TestASettingThatIsNoneOfTheTenantsIsRefused(t *testing.T) {
 	_, err = wrong.Begin(f.ctx(t, 0))
 	if !errors.Is(err, tenantdb.ErrScope) {
 		t.Errorf("a value that the server refuses, with Begin: got %v, want ErrScope", err)
+	}
+}
+
+// A tenant whose calls are brief gets few connections, one whose calls take long its whole share.
+func TestATenantWithBriefCallsTakesFewConnections(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	db := f.open(t, tenantdb.Config{MaxConns: 16, MaxConnsPerTenant: 8})
+	// busiest returns the part of the calls that the two busiest connections have served.
+	busiest := func() float64 {
+		var mu sync.Mutex
+		served := map[int]int{}
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				for range 100 {
+					var pid int
+					if err := db.QueryRow(f.ctx(t, 0), "SELECT pg_backend_pid() FROM pg_sleep(0.002)").Scan(&pid); err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					served[pid]++
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		counts := slices.Sorted(maps.Values(served))
+		return float64(counts[len(counts)-1]+counts[max(0, len(counts)-2)]) / 600
+	}
+	db.SetBrief(0)
+	busiest() // opens connections
+	if part := busiest(); part > 0.6 {
+		t.Errorf("no call is brief: two connections of six have served %.2f of the calls", part)
+	}
+	db.SetBrief(time.Hour) // what takes 2 ms can be told from what takes none also on a slow machine
+	if part := busiest(); part < 0.6 {
+		t.Errorf("all calls are brief: two connections have served but %.2f of the calls", part)
 	}
 }

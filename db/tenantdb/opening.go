@@ -41,7 +41,7 @@ func (p *lanes) refill(l *lane) {
 		return
 	}
 	for _, t := range p.turns {
-		if w := t.queue[0]; !w.dialing && t.held < p.cfg.MaxConnsPerTenant && (l == t.home || l == t.second || w.roams) {
+		if w := t.queue[0]; !w.dialing && t.held < p.share(t) && (l == t.home || l == t.second || w.roams) {
 			p.startDial(l, t.login, w)
 			return
 		}

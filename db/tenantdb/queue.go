@@ -54,7 +54,7 @@ func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 		return nil, nil, ErrClosed
 	}
 	p.place(t)
-	if len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant {
+	if len(t.queue) == 0 && t.held < p.share(t) {
 		if s := p.pick(t, false); s != nil {
 			if s.lane != t.home && t.home.open < t.home.size && time.Since(t.home.failed) > time.Second { // so that the next call finds it
 				p.startDial(t.home, t.login, nil)
@@ -73,8 +73,8 @@ func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 		p.patrols = true
 		p.working.Go(p.patrol)
 	}
-	if t.held < p.cfg.MaxConnsPerTenant {
-		p.raise(t, w, false)
+	if t.held < p.share(t) {
+		p.raise(t, w, t.pace >= p.brief) // brief calls wait for a connection that knows the tenant
 	}
 	return nil, w, nil
 }
@@ -129,7 +129,8 @@ func (p *lanes) patrol() {
 	}
 }
 
-// lookAfter ends waits that are too long, and lets calls roam whose lanes do not move. It reports whether nobody waits.
+// lookAfter ends waits that are too long, lets calls roam whose lanes do not move, and gives tenants that have waited their whole
+// share. It reports whether nobody waits.
 func (p *lanes) lookAfter(now time.Time) (done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

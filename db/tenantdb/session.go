@@ -33,6 +33,7 @@ type session struct {
 	expires   time.Time
 	idleSince time.Time
 	idleFor   time.Duration // before it was leased
+	lent      time.Time     // when the lease began
 	tenants   map[tenant.ID]struct{}
 
 	// What follows belongs to the lease.

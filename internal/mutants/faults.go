@@ -65,11 +65,12 @@ var mutants = []mutant{
 	{"everything is written before anything is read", "wire.go", "	if len(out) < backgroundWrite {", "	if len(out) >= 0 {"},
 
 	// The lanes.
-	{"a tenant has no share", "queue.go", "len(t.queue) == 0 && t.held < p.cfg.MaxConnsPerTenant", "len(t.queue) == 0"},
+	{"a tenant has no share", "queue.go", "len(t.queue) == 0 && t.held < p.share(t)", "len(t.queue) == 0"},
 	{"calls are served in the order in which they came", "lane.go", "p.turns = append(p.turns, t) // its", "p.turns = slices.Insert(p.turns, 0, t) // its"},
 	{"a connection may know any number of tenants", "lane.go", "case len(s.tenants) > p.cfg.MaxTenantsPerConn:", "case len(s.tenants) > p.cfg.MaxTenantsPerConn && false:"},
 	{"a free connection of another login will do", "lane.go", "s.login != t.login || !anyhow", "!anyhow"},
 	{"a connection goes to the tenant of another login", "lane.go", "		if s.login != t.login {\n			w := t.queue[0]", "		if s.login != t.login && false {\n			w := t.queue[0]"},
+	{"brief calls take the whole share", "lane.go", "if t.pace < p.brief {", "if false {"},
 	{"connections are exchanged with every call", "lane.go", "now.Sub(p.switched) < switchAfter", "false"},
 	{"a call that gave up keeps what it was granted", "queue.go", "			p.release(g.session, w.load, true)\n", ""},
 	{"a connection is given back in any state", "lease.go", "ctx.Err() == nil && l.idle())", "ctx.Err() == nil || true)"},
