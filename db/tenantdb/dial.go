@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -182,12 +183,19 @@ func (e *engine) checkLogin(ctx context.Context, conn *pgx.Conn) error {
 	}
 	e.fitMu.Lock()
 	defer e.fitMu.Unlock()
-	if fixed := missesFixes(version); fixed != "" && len(e.fit) == 0 {
-		e.cfg.Logger.WarnContext(ctx, "the server lacks fixes for roles and row security (CVE-2023-2455, CVE-2024-10976, CVE-2024-10978)",
-			"hint", "upgrade it to PostgreSQL "+fixed+" or newer")
+	if len(e.fit) == 0 {
+		warnOfOldServer(ctx, e.cfg.Logger, version)
 	}
 	e.fit[login] = true
 	return nil
+}
+
+// warnOfOldServer says so if the server is open to attacks on what the scope stands on.
+func warnOfOldServer(ctx context.Context, log *slog.Logger, version int) {
+	if fixed := missesFixes(version); fixed != "" {
+		log.WarnContext(ctx, "the server lacks fixes for roles and row security (CVE-2023-2455, CVE-2024-10976, CVE-2024-10978)",
+			"hint", "upgrade it to PostgreSQL "+fixed+" or newer")
+	}
 }
 
 // missesFixes returns the first release with the fixes that matter to roles, if the given one is older.

@@ -33,6 +33,9 @@
 //   - A migration that changes a column's type under a warm statement is found out by the first error that it causes. Until then
 //     a parameter is encoded for the type that the column had before, as with pgx. A parameter whose type is not built in travels
 //     as text.
+//   - A number with a fraction is refused for an integer column, also where pgx would cut it off: what is stored is what was given.
+//   - Results come in PostgreSQL's ISO forms. A function or transaction that sets DateStyle or IntervalStyle for itself may return what
+//     pgx cannot read.
 //   - Sessions (LISTEN, session advisory locks, SET, temporary tables) need a connection of one's own, from Acquire, and do not
 //     work behind a transaction pooler.
 //

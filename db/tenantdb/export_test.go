@@ -37,3 +37,6 @@ func (db *DB) SetBrief(d time.Duration) {
 	defer db.e.lanes.mu.Unlock()
 	db.e.lanes.brief = d
 }
+
+// WarnOfOldServer is what a new connection's server version is given to.
+var WarnOfOldServer = warnOfOldServer

@@ -26,31 +26,34 @@ type Session struct {
 
 // Acquire opens a session in the tenant of ctx, or of the bound handle. It takes the time to connect, and counts against
 // Config.MaxSessions: when those are in use it waits as other calls do, and returns ErrBusy. Behind a transaction pooler it
-// returns ErrRefused, because there are no sessions there. The session must be given back with Release.
-func (h Handle) Acquire(ctx context.Context) (_ *Session, err error) {
+// returns ErrRefused, because there are no sessions there. Opening takes at most 30 seconds, what Config.Login takes included;
+// its panic is an error. The session must be given back with Release.
+func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 	s, err := h.scope(ctx)
 	if err != nil {
 		return nil, err
 	}
 	e := h.e
 	if e.pooled.Load() {
-		return nil, fmt.Errorf("%w: Acquire: a transaction pooler stands before PostgreSQL, and what lives in a session (LISTEN, session "+
-			"advisory locks, SET, temporary tables) is lost behind it; connect directly for that", ErrRefused)
+		return nil, errNoSessions
 	}
 	if err := e.pin(ctx); err != nil {
 		return nil, err
 	}
-	var conn *session
-	defer func() {
-		if conn == nil { // also when Config.Login or a tracer panics
-			e.unpin()
-		}
-	}()
-	if conn, err = e.dial(ctx, s.load.login); err != nil {
+	conn, err := e.lanes.dialSafely(ctx, s.load.login)
+	if err == nil && e.pooled.Load() { // found out by now
+		conn.close()
+		err = errNoSessions
+	}
+	if err != nil {
+		e.unpin()
 		return nil, becauseOf(ctx, err)
 	}
 	return &Session{scope: s, lease: &lease{e: e, load: s.load, session: conn, pinned: true}}, nil
 }
+
+var errNoSessions = fmt.Errorf("%w: Acquire: a transaction pooler stands before PostgreSQL, and what lives in a session (LISTEN, session "+
+	"advisory locks, SET, temporary tables) is lost behind it; connect directly for that", ErrRefused)
 
 // becauseOf adds the context's end to an error of dialling. The network has a clock of its own for the deadline, and says so in
 // its own way, maybe before the context does.

@@ -21,8 +21,9 @@
 // # Limits
 //
 // Only ratios mean something: client, proxy and server share one machine, and its processors are what is short. Latencies
-// include waiting for a connection, because there are more goroutines than connections. The baselines connect as a superuser who takes
-// no role, and their idle connections are not pinged; both are in their favour. Allocations count all that the process does
+// include waiting for a connection, because there are more goroutines than connections. The baselines connect as
+// an application's login that has been granted its rights and takes no role, and their idle connections are not pinged; both are in
+// their favour. Allocations count all that the process does
 // while a way has its turn, with a context that can be cancelled. Memory is read from /proc, on Linux only. The data fits
 // in memory and fsync is off, so that writes do not measure the disk.
 package main

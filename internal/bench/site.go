@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,6 +77,9 @@ func (b *bench) newSite(ctx context.Context, cfg fleet.Config, conns int) (*site
 		return nil, err
 	}
 	b.fleets = append(b.fleets, f)
+	if err := b.letIn(ctx, f); err != nil {
+		return nil, err
+	}
 	s := &site{fleet: f, conns: conns, ours: tenantdb.Config{Lanes: b.lanes, MaxTenantsPerConn: b.perBackend}, plain: newStatements("", f.Tables), bare: newStatements("bare.", 1)}
 	for i, tn := range f.Tenants {
 		schema := tn.Placement.Schema
@@ -86,6 +90,49 @@ func (b *bench) newSite(ctx context.Context, cfg fleet.Config, conns int) (*site
 	}
 	b.logf("built %d tenants with %d tables of %d rows in %.1f s", len(f.Tenants), f.Tables, f.Rows, time.Since(start).Seconds())
 	return s, nil
+}
+
+// appLogin is the login of the baselines: an application's, with the rights that it needs on every tenant's tables. A superuser
+// would be spared the checks that every application's calls go through.
+const appLogin = "bench_app"
+
+// grantsAtOnce is how many tenants' tables are opened to appLogin in one transaction: each takes locks until its end.
+const grantsAtOnce = 50
+
+// letIn makes appLogin and lets it into the fleet's schemas.
+func (b *bench) letIn(ctx context.Context, f *fleet.Fleet) error {
+	return b.asAdmin(ctx, func(conn *pgx.Conn) error {
+		var exists bool
+		if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)", appLogin).Scan(&exists); err != nil {
+			return err
+		}
+		if !exists {
+			if _, err := conn.Exec(ctx, "CREATE ROLE "+appLogin+" LOGIN PASSWORD '"+f.Runtime().Password+"'"); err != nil {
+				return err
+			}
+		}
+		if _, err := conn.Exec(ctx, "GRANT CONNECT ON DATABASE "+pgx.Identifier{f.Admin().Database}.Sanitize()+" TO "+appLogin); err != nil {
+			return err
+		}
+		for group := range slices.Chunk(f.Tenants, grantsAtOnce) {
+			var sql strings.Builder
+			for _, tn := range group {
+				_, _ = fmt.Fprintf(&sql, "GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA %[1]s TO %[2]s;",
+					tn.Placement.Schema, appLogin)
+			}
+			if _, err := conn.Exec(ctx, sql.String()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// app returns how the baselines connect.
+func (s *site) app() *pgx.ConnConfig {
+	cc := s.fleet.Runtime()
+	cc.User = appLogin
+	return cc
 }
 
 // bareSQL makes the table that belongs to everybody, with as many rows as all tenants have, and leaves the catalogs in the order
@@ -101,7 +148,8 @@ const bareSQL = `
 		qty int NOT NULL DEFAULT 0,
 		parent int REFERENCES bare.items DEFERRABLE INITIALLY DEFERRED
 	);
-	INSERT INTO bare.items (id, owner) SELECT id, 'co-' || (id - 1) / ROWS_ FROM pg_catalog.generate_series(1, TENANTS_ * ROWS_) AS id;`
+	INSERT INTO bare.items (id, owner) SELECT id, 'co-' || (id - 1) / ROWS_ FROM pg_catalog.generate_series(1, TENANTS_ * ROWS_) AS id;
+	GRANT USAGE ON SCHEMA bare TO ` + appLogin + `; GRANT SELECT, UPDATE ON bare.items TO ` + appLogin
 
 // settle makes the table that belongs to everybody and tidies up after the building.
 func (b *bench) settle(ctx context.Context, s *site) error {

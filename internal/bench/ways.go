@@ -186,7 +186,7 @@ func application(way string) string { return "bench-" + way }
 
 // pool opens a plain pool as the administrator, who may read every schema and takes no role.
 func (s *site) pool(ctx context.Context, way string, prepare func(context.Context, *pgx.Conn) (bool, error)) (*pgxpool.Pool, error) {
-	cc := s.fleet.Admin()
+	cc := s.app()
 	pc, err := pgxpool.ParseConfig(cc.ConnString())
 	if err != nil {
 		return nil, err
