@@ -121,12 +121,14 @@ func (b *bench) group(ctx context.Context, s *site, at scenario, found results) 
 		}
 		defer c.close()
 		clients[i] = c
-		if err := b.warmUp(ctx, s, w.name, c, at); err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
-		}
 	}
 	return b.asAdmin(ctx, func(admin *pgx.Conn) error {
 		for _, at.mode = range b.modes {
+			for i, w := range b.ways {
+				if err := b.warmUp(ctx, s, w.name, clients[i], at); err != nil {
+					return fmt.Errorf("%s: %w", w.name, err)
+				}
+			}
 			if err := b.measure(ctx, s, clients, at, admin, found); err != nil {
 				return err
 			}
@@ -141,8 +143,8 @@ func (b *bench) group(ctx context.Context, s *site, at scenario, found results) 
 	})
 }
 
-// warmUp has a way call until each of its connections should have met each tenant, or for as long as it may. Distance does not
-// matter to that.
+// warmUp has a way make calls of the scenario's mode until each of its connections should have met each tenant, or for as long as it
+// may. Distance does not matter to that.
 func (b *bench) warmUp(ctx context.Context, s *site, way string, c client, at scenario) error {
 	if s.proxy != nil {
 		s.proxy.setDelay(0)
@@ -150,9 +152,9 @@ func (b *bench) warmUp(ctx context.Context, s *site, way string, c client, at sc
 	}
 	workers := newWorkers(s.conns*b.perConn, at.dist, s, at.tenants)
 	l := limit{time: b.warm, calls: max(1, 2*s.conns*at.tenants/len(workers))}
-	t, err := round(ctx, workers, l, 0, s.calls(c, modeRead))
+	t, err := round(ctx, workers, l, 0, s.calls(c, at.mode))
 	if want := l.calls * len(workers); t.calls < want && err == nil {
-		b.logf("%s, %d tenants, %s: %s had %d of %d calls to warm up in %v; give it more with -warm", at.net, at.tenants, at.dist, way, t.calls, want, b.warm)
+		b.logf("%s, %d tenants, %s, %s: %s had %d of %d calls to warm up in %v; give it more with -warm", at.net, at.tenants, at.dist, at.mode, way, t.calls, want, b.warm)
 	}
 	return err
 }

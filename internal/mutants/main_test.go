@@ -27,4 +27,9 @@ func TestEachFaultHasItsPlace(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	for name := range killers {
+		if !names[name] {
+			t.Errorf("killers.go speaks of %q, which is no fault", name)
+		}
+	}
 }
