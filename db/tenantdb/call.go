@@ -137,7 +137,7 @@ func (r *Rows) start(sql string, args []any) error {
 			if err = r.fly(q, desc, sure); err == nil {
 				return nil
 			}
-			again = r.mayRepeat(desc, sure, err)
+			again, err = r.mayRepeat(desc, sure, err)
 		}
 		if attempt > 0 || !again || errors.Is(err, errArguments) {
 			return err
@@ -159,15 +159,21 @@ func (c *call) forget(sql string, err error) {
 var errArguments = errors.New("wrong number of arguments")
 
 // mayRepeat reports whether a statement that fly could not start is to be described anew and sent again: the error is one that
-// an outdated description causes. Inside a transaction the error has ended it, unless it came out of a check.
-func (r *Rows) mayRepeat(desc *description, sure bool, err error) bool {
+// an outdated description causes. Inside a transaction the error has ended it, unless it came out of a check, from which there is
+// a way back. The error that it returns is the caller's if there is no repeat.
+func (r *Rows) mayRepeat(desc *description, sure bool, err error) (bool, error) {
 	switch {
 	case desc == nil || !r.sent || r.lease.pg.IsClosed():
-		return false
+		return false, err
 	case r.tx == nil:
-		return r.flight.unfit || planIsStale(err) || typesDisagree(err, sure)
+		return r.flight.unfit || planIsStale(err) || typesDisagree(err, sure), err
+	case !r.flight.unfit:
+		return false, err
 	}
-	return r.flight.unfit && r.flight.uncheck(r.ctx, r.lease.session) == nil
+	if back := r.flight.uncheck(r.ctx, r.lease.session); back != nil {
+		return false, fmt.Errorf("%w: %w", errMisfit, back)
+	}
+	return true, err
 }
 
 // describe returns what is known of a statement, and whether that is sure to fit this tenant. What is not known is asked,

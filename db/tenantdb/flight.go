@@ -227,13 +227,8 @@ func (f *flight) readGuard() error {
 	return nil
 }
 
-var errFit = errors.New("no check has failed")
-
 // uncheck returns a transaction to the state before a check that failed.
 func (f *flight) uncheck(ctx context.Context, s *session) error {
-	if !f.unfit {
-		return errFit
-	}
 	var back flight
 	if err := back.begin(ctx, s, nil, f.pooled); err != nil {
 		return err

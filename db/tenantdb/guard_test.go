@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"testing"
 
@@ -40,6 +41,58 @@ func TestTheGuardsErrorIsNotTheCallers(t *testing.T) {
 	if errors.As(err, &pgErr) {
 		t.Errorf("the statement divides nothing: %v", err)
 	}
+}
+
+// Where the way back to the transaction is cut off, the caller is told by what.
+func TestAMisfitThatCannotBeUndoneSaysWhy(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	f.admin(t, 1, "ALTER TABLE items ALTER qty TYPE bigint")
+	cc := f.connConfig(t)
+	dial := cc.DialFunc
+	cut := new(atomic.Bool)
+	cc.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		return &muteAfterError{Conn: conn, cut: cut}, err
+	}
+	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
+	const sql = "UPDATE items SET qty = qty + $1 WHERE id = $2"
+	if _, err := db.Exec(f.ctx(t, 0), sql, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := db.Begin(f.ctx(t, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	_, err = tx.Exec(f.ctx(t, 1), sql, 1, 1)
+	if !cut.Load() {
+		t.Fatal("the guard has not failed: the test does not test")
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v, want what stood in the way", err)
+	}
+}
+
+// muteAfterError sends nothing any more after the first division by zero, as after a deadline.
+type muteAfterError struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (c *muteAfterError) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if bytes.Contains(b[:n], []byte("C22012\x00")) {
+		c.cut.Store(true)
+	}
+	return n, err
+}
+
+func (c *muteAfterError) Write(b []byte) (int, error) {
+	if c.cut.Load() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return c.Conn.Write(b)
 }
 
 // cutAfterError loses the connection after the first division by zero.

@@ -185,15 +185,22 @@ func ownWords(events []string) []string {
 	return left
 }
 
+// openTraced opens the fleet on one connection, with a tracer.
+func openTraced(t *testing.T, f *fleet) (*tenantdb.DB, *recorder) {
+	t.Helper()
+	r := &recorder{}
+	cc := f.connConfig(t)
+	cc.Tracer = r
+	return f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1}), r
+}
+
 // Tracers are told what pgx tells them, of the caller's statements and of nothing else, whatever we send: cold, described anew, named.
 func TestTracersAreToldWhatPgxTellsThem(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	theirs, ours := &recorder{}, &recorder{}
+	theirs := &recorder{}
 	plain := f.plain(t, 1, pgx.QueryExecModeCacheStatement, theirs)
-	cc := f.connConfig(t)
-	cc.Tracer = ours
-	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
+	db, ours := openTraced(t, f)
 	if events := ours.take(); len(events) != 0 {
 		t.Errorf("while opening: %q", events)
 	}
@@ -229,10 +236,7 @@ func TestTracersAreToldWhatPgxTellsThem(t *testing.T) {
 func TestTracersAreToldTheCallersOwnWords(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
-	ours := &recorder{}
-	cc := f.connConfig(t)
-	cc.Tracer = ours
-	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
+	db, ours := openTraced(t, f)
 	ctx := f.ctx(t, 0)
 	var b pgx.Batch
 	b.Queue("SELECT @n::int", pgx.NamedArgs{"n": 8})
@@ -254,10 +258,7 @@ func TestTracersAreToldTheCallersOwnWords(t *testing.T) {
 func TestAStatementThatWasSentTwiceIsOneEvent(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
-	ours := &recorder{}
-	cc := f.connConfig(t)
-	cc.Tracer = ours
-	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
+	db, ours := openTraced(t, f)
 	const sql = "SELECT qty FROM items WHERE id = 1"
 	read := func() {
 		t.Helper()
@@ -280,10 +281,7 @@ func TestAStatementThatWasSentTwiceIsOneEvent(t *testing.T) {
 func TestACallWithoutTenantIsNoEvent(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
-	ours := &recorder{}
-	cc := f.connConfig(t)
-	cc.Tracer = ours
-	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
+	db, ours := openTraced(t, f)
 	for _, c := range traceCases() {
 		if c.name != "transaction" {
 			c.use(t.Context(), db)

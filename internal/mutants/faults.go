@@ -34,7 +34,7 @@ var mutants = []mutant{
 	{"a batch's borrowed descriptions are not checked", "batch.go", "if len(checks) > 0 && r.lease", "if false && len(checks) > 0 && r.lease"},
 	{"a check does not look at the types", "flight.go", "THEN 1 ELSE 0 END\n", "THEN 1 ELSE 1 END\n"},
 	{"a check that fails ends the transaction", "call.go", "r.flight.check(r.tx != nil,", "r.flight.check(false,"},
-	{"a transaction is not returned to the state before the check", "call.go", "return r.flight.unfit && r.flight.uncheck(r.ctx, r.lease.session) == nil", "return r.flight.unfit"},
+	{"a transaction is not returned to the state before the check", "call.go", "back := r.flight.uncheck(r.ctx, r.lease.session); back != nil", "back := error(nil); back != nil"},
 	{"a borrowed description counts as sure", "call.go", "return c.lease.e.shared.get(sql), false", "return c.lease.e.shared.get(sql), true"},
 	{"parameter types are left to the server", "flight.go", "oids = sh.desc.sd.ParamOIDs", "oids = nil"},
 	{"columns are remembered from an older description", "flight.go", "			sh.named.fields = f.usual(sh.fields)", "			sh.named.fields = f.usual(sh.desc.sd.Fields)"},

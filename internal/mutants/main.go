@@ -102,7 +102,7 @@ func runTests(ctx context.Context, binary string, args ...string) (string, error
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	out := &watch{seen: func() { stop(errNoticed) }}
-	cmd := exec.CommandContext(ctx, binary, append(args, "-test.timeout", (timeout / 2).String())...)
+	cmd := exec.CommandContext(ctx, binary, append(args, "-test.timeout", (timeout/2).String())...)
 	cmd.Dir = pkg
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }

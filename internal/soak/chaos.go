@@ -40,6 +40,22 @@ func (s *soak) unleash(ctx context.Context) (stop func() deeds, err error) {
 	}, nil
 }
 
+// follow acts at each beat until it is told to quit.
+func (s *soak) follow(ctx context.Context, quit <-chan struct{}, b *beat, who string, act func(context.Context) error) {
+	for {
+		select {
+		case <-quit:
+			return
+		case <-ctx.Done():
+			return
+		case <-b.c:
+			if err := act(ctx); err != nil && ctx.Err() == nil {
+				s.fault("the %s failed: %v", who, err)
+			}
+		}
+	}
+}
+
 // superuser opens a connection that does not share the fate of the others.
 func (s *soak) superuser(ctx context.Context) (*pgx.Conn, error) {
 	cc := s.site.fleet.Admin()
@@ -72,18 +88,7 @@ type killer struct {
 }
 
 func (k *killer) run(ctx context.Context, quit <-chan struct{}) {
-	for {
-		select {
-		case <-quit:
-			return
-		case <-ctx.Done():
-			return
-		case <-k.beat.c:
-			if err := k.strike(ctx); err != nil && ctx.Err() == nil {
-				k.fault("the killer failed: %v", err)
-			}
-		}
-	}
+	k.follow(ctx, quit, k.beat, "killer", k.strike)
 }
 
 func (k *killer) strike(ctx context.Context) error {
@@ -126,18 +131,7 @@ type absence struct {
 
 func (l *landlord) run(ctx context.Context, quit <-chan struct{}) {
 	defer l.leave()
-	for {
-		select {
-		case <-quit:
-			return
-		case <-ctx.Done():
-			return
-		case <-l.beat.c:
-			if err := l.act(ctx); err != nil && ctx.Err() == nil {
-				l.fault("the landlord failed: %v", err)
-			}
-		}
-	}
+	l.follow(ctx, quit, l.beat, "landlord", l.act)
 }
 
 // leave brings back every schema that was renamed or dropped for a time, and hangs up.
