@@ -145,7 +145,7 @@ func (f *fleet) open(t testing.TB, cfg tenantdb.Config) *tenantdb.DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(db.Close)
+	closeAfter(t, db)
 	return db
 }
 
@@ -181,6 +181,26 @@ func checkOwner(ctx context.Context, q querier, tn *tenant.Tenant, id int) error
 		return fmt.Errorf("%w: %s got %s's", errWrongTenant, tn.Slug, owner)
 	}
 	return nil
+}
+
+// closeAfter closes db when the test ends. A test that has failed may have left calls open, for which Close would wait.
+func closeAfter(t testing.TB, db *tenantdb.DB) {
+	t.Helper()
+	t.Cleanup(func() {
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			db.Close()
+		}()
+		if !t.Failed() {
+			<-closed
+			return
+		}
+		select {
+		case <-closed:
+		case <-time.After(time.Second):
+		}
+	})
 }
 
 func mustOwn(t *testing.T, ctx context.Context, q querier, tn *tenant.Tenant) { //nolint:revive // t first, as in all helpers

@@ -26,7 +26,7 @@ func openLogins(t *testing.T, want fleets.Config, cfg tenantdb.Config) (*fleets.
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(db.Close)
+	closeAfter(t, db)
 	return f, db
 }
 
