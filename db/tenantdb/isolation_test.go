@@ -182,7 +182,7 @@ func TestIsolationOnConnectionsThatChange(t *testing.T) {
 	f := newFleet(t, 3)
 	for name, cfg := range map[string]tenantdb.Config{
 		"one":         {MaxConns: 1},
-		"recycled":    {MaxConns: 3, Lanes: 1, MaxTenantsPerConn: 2},
+		"recycled":    {MaxConns: 1, Lanes: 1, MaxTenantsPerConn: 2}, // it meets all three
 		"short lived": {MaxConns: 3, Lanes: 1, MaxConnLifetime: 20 * time.Millisecond},
 		"lanes":       {MaxConns: 6, Lanes: 3, MaxConnsPerTenant: 2},
 		"small cache": {MaxConns: 2, Lanes: 1, StatementCacheSize: 2},

@@ -440,13 +440,21 @@ func TestATenantWithBriefCallsTakesFewConnections(t *testing.T) {
 		counts := slices.Sorted(maps.Values(served))
 		return float64(counts[len(counts)-1]+counts[max(0, len(counts)-2)]) / 600
 	}
-	db.SetBrief(0)
-	busiest() // opens connections
-	if part := busiest(); part > 0.6 {
-		t.Errorf("no call is brief: two connections of six have served %.2f of the calls", part)
+	// A machine that is busy with something else may make any one round look otherwise.
+	once := func(ok func(part float64) bool) bool {
+		for range 20 {
+			if ok(busiest()) {
+				return true
+			}
+		}
+		return false
 	}
-	db.SetBrief(time.Hour) // what takes 2 ms can be told from what takes none also on a slow machine
-	if part := busiest(); part < 0.6 {
-		t.Errorf("all calls are brief: two connections have served but %.2f of the calls", part)
+	db.SetBrief(0)
+	if !once(func(part float64) bool { return part < 0.5 }) {
+		t.Error("no call is brief, and still two connections serve most of the calls")
+	}
+	db.SetBrief(time.Hour)
+	if !once(func(part float64) bool { return part > 0.6 }) {
+		t.Error("all calls are brief, and more than two connections serve them")
 	}
 }
