@@ -218,7 +218,7 @@ func (c *call) ask(sqls ...string) ([]*description, error) {
 	}
 	for i, desc := range descs {
 		c.scope.own.put(sqls[i], desc)
-		c.lease.e.shared.put(sqls[i], desc.shared())
+		c.lease.e.shared.put(sqls[i], desc)
 	}
 	return descs, nil
 }

@@ -19,7 +19,8 @@ const (
 
 // description is what the server said of a statement: the types of its parameters and of its columns. It is immutable once
 // it is shared. A parameter of a type that is not built in has the type 0: it travels as text, and the server works out the
-// type for each tenant by itself, so that a description fits tenants with types of their own.
+// type for each tenant by itself, so that a description fits tenants with types of their own. Its columns are believed only by the
+// tenant that they were told of: for others, results are asked for as text.
 type description struct {
 	// sd is in the form in which pgx encodes arguments by it. Of its fields only the types are known.
 	sd    *pgconn.StatementDescription
@@ -52,16 +53,6 @@ func (d *description) withColumns(fields []pgconn.FieldDescription) *description
 	other := newDescription(d.sd.ParamOIDs, d.class)
 	for i := range fields {
 		other.addColumn(fields[i].DataTypeOID)
-	}
-	return other
-}
-
-// shared returns the description in the form that may be tried for another tenant: only built-in types are in it. Columns of
-// other types are asked for as text, and told by the server.
-func (d *description) shared() *description {
-	other := newDescription(d.sd.ParamOIDs, d.class)
-	for i := range d.sd.Fields {
-		other.addColumn(builtIn(d.sd.Fields[i].DataTypeOID))
 	}
 	return other
 }

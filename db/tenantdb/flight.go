@@ -367,7 +367,7 @@ func (f *flight) receiveHead(sh *shipment) error {
 	switch msg := msg.(type) {
 	case *pgproto3.RowDescription:
 		sh.fields = fieldsOf(msg)
-		if sh.naming && sh.desc.describes(sh.fields) { // else each result is described
+		if sh.naming {
 			sh.named.fields = f.usual(sh.fields)
 		}
 	case *pgproto3.NoData:
