@@ -76,6 +76,10 @@ func (tx *Tx) copyFrom(ctx context.Context, table pgx.Identifier, columns []stri
 	c.lease.flying = true // for a source that asks the same transaction
 	n, err := tx.inner.CopyFrom(ctx, table, columns, rows)
 	c.lease.flying = false
+	var pgErr *pgconn.PgError
+	if err != nil && !errors.As(err, &pgErr) { // pgx may say only that its pipe or its connection is closed
+		err = becauseOf(ctx, err)
+	}
 	if err = c.settle(err); errors.Is(err, ErrRefused) {
 		n = 0
 	}

@@ -252,7 +252,11 @@ func TestContextsEndCallsAsWithPgx(t *testing.T) {
 			return db.SendBatch(ctx, &b).Close()
 		},
 		"CopyFrom": func(ctx context.Context, db verbs) error {
-			return second(db.CopyFrom(ctx, pgx.Identifier{"slow"}, []string{"id"}, pgx.CopyFromRows([][]any{{1}})))
+			err := second(db.CopyFrom(ctx, pgx.Identifier{"slow"}, []string{"id"}, pgx.CopyFromRows([][]any{{1}})))
+			if _, ours := db.(*tenantdb.DB); !ours && err != nil && ctx.Err() != nil {
+				err = ctx.Err() // pgx itself says now and then only that its pipe is closed
+			}
+			return err
 		},
 		"Begin": func(ctx context.Context, db verbs) error {
 			return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return second(tx.Exec(ctx, "SELECT pg_sleep(60)")) })
