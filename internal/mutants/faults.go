@@ -50,7 +50,6 @@ var mutants = []mutant{
 
 	// The end of a call.
 	{"the error of the commit is dropped", "rows.go", "	if err := r.flight.land(); r.err == nil {\n		r.err = err\n	}", "	_ = r.flight.land()"},
-	{"the error of a batch's commit is dropped", "batch.go", "		if err := r.flight.land(); r.err == nil {\n			r.err = err\n		}", "		_ = r.flight.land()"},
 	{"a connection is given back before its rows are read", "call.go", "	handedOver = true\n	if err != nil {\n		return nil, r.end(", "	handedOver = true\n	if r.tx == nil {\n		r.lease.release(r.ctx)\n	}\n	if err != nil {\n		return nil, r.end("},
 	{"a transaction's connection is given back at a savepoint", "tx.go", "	if tx.outer == nil {\n		defer tx.lease.release(ctx)\n	}", "	defer tx.lease.release(ctx)"},
 	{"a broken flight's connection is used again", "wire.go", "	w.s.abort()\n", ""},
