@@ -34,16 +34,17 @@ func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	e := h.e
-	if e.pooled.Load() {
-		return nil, errNoSessions
+	if err := e.sessions(); err != nil {
+		return nil, err
 	}
 	if err := e.pin(ctx); err != nil {
 		return nil, err
 	}
 	conn, err := e.lanes.dialSafely(ctx, s.load.login)
-	if err == nil && e.pooled.Load() { // found out by now
-		conn.close()
-		err = errNoSessions
+	if err == nil {
+		if err = e.sessions(); err != nil { // a pooler was found just now
+			conn.close()
+		}
 	}
 	if err != nil {
 		e.unpin()
@@ -52,8 +53,14 @@ func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 	return &Session{scope: s, lease: &lease{e: e, load: s.load, session: conn, pinned: true}}, nil
 }
 
-var errNoSessions = fmt.Errorf("%w: Acquire: a transaction pooler stands before PostgreSQL, and what lives in a session (LISTEN, session "+
-	"advisory locks, SET, temporary tables) is lost behind it; connect directly for that", ErrRefused)
+// sessions returns an error where there are none.
+func (e *engine) sessions() error {
+	if e.pooled.Load() {
+		return fmt.Errorf("%w: Acquire: a transaction pooler stands before PostgreSQL, and what lives in a session (LISTEN, session "+
+			"advisory locks, SET, temporary tables) is lost behind it; connect directly for that", ErrRefused)
+	}
+	return nil
+}
 
 // becauseOf adds the context's end to an error of dialling. The network has a clock of its own for the deadline, and says so in
 // its own way, maybe before the context does.
