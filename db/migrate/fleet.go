@@ -29,9 +29,10 @@ type Report struct {
 func (m *Migrator) Up(ctx context.Context, targets []Target, progress func(Result)) (Report, error) {
 	results := make([]Result, len(targets))
 	done := make([]bool, len(targets))
+	found := m.survey(ctx, targets)
 	var mu sync.Mutex // serialises progress
 	m.each(ctx, len(targets), func(i int) {
-		result, err := m.Apply(ctx, targets[i])
+		result, err := m.applyFound(ctx, targets[i], found[i])
 		results[i], done[i] = result, !interrupted(ctx, err)
 		if done[i] && progress != nil {
 			mu.Lock()
@@ -54,6 +55,14 @@ func (m *Migrator) Up(ctx context.Context, targets []Target, progress func(Resul
 		}
 	}
 	return report, m.outcome(ctx, report.Failed, len(report.Unfinished), len(targets))
+}
+
+// applyFound applies what a survey found missing. It spares a target that lacks nothing a session of its own.
+func (m *Migrator) applyFound(ctx context.Context, t Target, f finding) (Result, error) {
+	if f.err == nil && !f.exposed && len(m.set.pending(f.ledger)) == 0 {
+		return Result{Target: cmp.Or(t.Name, t.Schema), Schema: t.Schema}, nil
+	}
+	return m.Apply(ctx, t)
 }
 
 // outcome is the error of a call with many targets.
@@ -107,42 +116,30 @@ type TargetStatus struct {
 	Err error
 }
 
-// Status tells how far each target is, in the order given. It takes no lock and changes nothing; a target without a ledger has
-// everything pending. Targets that could not be read have an Err; the error then is a *FailedError, or wraps the context's as
+// Status tells how far each target is, in the order given. It reads the ledgers of a thousand targets in one query, takes no lock
+// and changes nothing; a target without a ledger has everything pending. Targets that could not be read have an Err; the error then is a *FailedError, or wraps the context's as
 // that of Up does.
 func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus, error) {
 	statuses := make([]TargetStatus, len(targets))
-	done := make([]bool, len(targets))
-	m.each(ctx, len(targets), func(i int) {
-		statuses[i] = m.status(ctx, targets[i])
-		done[i] = !interrupted(ctx, statuses[i].Err)
-	})
 	var (
 		failed     []Result
 		unfinished int
 	)
-	for i := range statuses {
-		s := &statuses[i]
-		s.Target, s.Schema = cmp.Or(targets[i].Name, targets[i].Schema), targets[i].Schema
+	for i, f := range m.survey(ctx, targets) {
+		t, s := targets[i], &statuses[i]
+		t.Name = cmp.Or(t.Name, t.Schema)
+		if f.err == nil {
+			*s = m.set.status(f.ledger)
+		}
+		s.Target, s.Schema, s.Err = t.Name, t.Schema, t.wrap(ctx, f.err)
 		switch {
-		case !done[i]:
+		case interrupted(ctx, s.Err):
 			unfinished++
-			s.Err = cmp.Or[error](s.Err, &Error{Target: s.Target, Schema: s.Schema, Err: contextError(ctx)})
 		case s.Err != nil:
 			failed = append(failed, Result{Target: s.Target, Schema: s.Schema, Err: s.Err})
 		}
 	}
 	return statuses, m.outcome(ctx, failed, unfinished, len(targets))
-}
-
-func (m *Migrator) status(ctx context.Context, t Target) TargetStatus {
-	t.Name = cmp.Or(t.Name, t.Schema)
-	s, err := open(ctx, t, m.cfg)
-	if err != nil {
-		return TargetStatus{Err: t.wrap(ctx, err)}
-	}
-	defer s.close()
-	return m.set.status(s.ledger)
 }
 
 // status compares the files with a ledger.

@@ -1,0 +1,214 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// surveyChunk is how many targets one query reads. Each costs the server a lock until its end, and time to plan that grows faster
+// than their number when there are many.
+const surveyChunk = 1000
+
+// finding is what a survey says of one target. It may be out of date by the time that it is read.
+type finding struct {
+	ledger  map[string]bool // shared between targets with the same versions: not to be changed
+	exposed bool            // others than its owner have rights on the ledger
+	err     error           // not wrapped
+}
+
+// survey reads the ledgers of many targets in a few queries for each database. It takes no lock that anybody waits for and
+// changes nothing. What it cannot read at one go, because one of many ledgers is dropped or closed to it, it reads one by one.
+func (m *Migrator) survey(ctx context.Context, targets []Target) []finding {
+	s := &surveyor{m: m, targets: targets, found: make([]finding, len(targets)), known: make(map[digest]map[string]bool)}
+	var chunks [][]int
+	for _, indexes := range s.byDatabase() {
+		for len(indexes) > 0 {
+			n := min(surveyChunk, len(indexes))
+			// Several workers share even a small fleet's time to plan.
+			chunks, indexes = append(chunks, indexes[:n]), indexes[n:]
+		}
+	}
+	m.each(ctx, len(chunks), func(i int) { s.read(ctx, chunks[i]) })
+	for i := range s.found {
+		if f := &s.found[i]; f.ledger == nil && f.err == nil { // not reached
+			f.err = contextError(ctx)
+		}
+	}
+	return s.found
+}
+
+// surveyor is one survey.
+type surveyor struct {
+	m       *Migrator
+	targets []Target
+	found   []finding // by target; each is written by one goroutine
+
+	mu    sync.Mutex
+	known map[digest]map[string]bool // the ledgers that were met; guarded by mu
+}
+
+// digest tells ledgers with different versions apart, whatever the order of their rows.
+type digest struct {
+	count, sum int64
+	last       string
+}
+
+// byDatabase groups the targets that one connection can read. Those that are not valid are done with.
+func (s *surveyor) byDatabase() [][]int {
+	type database struct {
+		host, name, user string
+		port             uint16
+	}
+	numbers := make(map[database]int)
+	var groups [][]int
+	for i, t := range s.targets {
+		if s.found[i].err = t.validate(); s.found[i].err != nil {
+			continue
+		}
+		at := database{t.Conn.Host, t.Conn.Database, t.Conn.User, t.Conn.Port}
+		n, ok := numbers[at]
+		if !ok {
+			n = len(groups)
+			numbers[at] = n
+			groups = append(groups, nil)
+		}
+		groups[n] = append(groups[n], i)
+	}
+	return groups
+}
+
+// read reads some targets of one database.
+func (s *surveyor) read(ctx context.Context, indexes []int) {
+	err := s.readTogether(ctx, indexes)
+	var pgErr *pgconn.PgError
+	if err != nil && ctx.Err() == nil && errors.As(err, &pgErr) && pgErr.Code[:2] != "08" && pgErr.Code[:2] != "28" && pgErr.Code[:2] != "3D" {
+		for _, i := range indexes {
+			s.found[i] = s.readAlone(ctx, s.targets[i])
+		}
+		return
+	}
+	if err != nil {
+		for _, i := range indexes {
+			s.found[i] = finding{err: err}
+		}
+	}
+}
+
+func (s *surveyor) readAlone(ctx context.Context, t Target) finding {
+	session, err := open(ctx, t, s.m.cfg)
+	if err != nil {
+		return finding{err: err}
+	}
+	defer session.close()
+	return finding{ledger: session.ledger, exposed: session.exposed}
+}
+
+// readTogether reads the targets in one transaction, so that a digest and the ledger that it stands for are of one moment.
+func (s *surveyor) readTogether(ctx context.Context, indexes []int) error {
+	session := &session{ctx: ctx, target: s.targets[indexes[0]], log: s.m.cfg.Logger}
+	conn, err := pgx.ConnectConfig(ctx, session.connConfig())
+	if err != nil {
+		return err
+	}
+	session.conn = conn
+	defer session.close()
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		ledgers, err := s.findLedgers(ctx, tx, indexes)
+		if err != nil || len(ledgers) == 0 {
+			return err
+		}
+		return s.readLedgers(ctx, tx, ledgers)
+	})
+}
+
+// findLedgers notes which schemas are missing or have no ledger, and returns the others.
+func (s *surveyor) findLedgers(ctx context.Context, tx pgx.Tx, indexes []int) ([]int, error) {
+	schemas := make([]string, len(indexes))
+	for n, i := range indexes {
+		schemas[n] = s.targets[i].Schema
+		s.found[i].err = fmt.Errorf("%w: %q in database %q", ErrSchemaMissing, s.targets[i].Schema, s.targets[i].Conn.Database)
+	}
+	rows, err := tx.Query(ctx, `select w.n, c.oid is not null, `+exposedExpr+` from unnest($1::text[]) with ordinality w (schema, n)
+		join pg_catalog.pg_namespace on nspname = w.schema
+		left join pg_catalog.pg_class c on c.relnamespace = pg_namespace.oid and c.relname = $2 order by w.n`, schemas, ledgerName)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		ledgers         []int
+		n               int
+		exists, exposed bool
+	)
+	_, err = pgx.ForEachRow(rows, []any{&n, &exists, &exposed}, func() error {
+		i := indexes[n-1]
+		s.found[i] = finding{ledger: map[string]bool{}, exposed: exposed}
+		if exists {
+			ledgers = append(ledgers, i)
+		}
+		return nil
+	})
+	return ledgers, err
+}
+
+// readLedgers reads what stands in the ledgers, each different one once.
+func (s *surveyor) readLedgers(ctx context.Context, tx pgx.Tx, indexes []int) error {
+	var sql strings.Builder
+	for n, i := range indexes {
+		if n > 0 {
+			sql.WriteString(" union all ")
+		}
+		_, _ = fmt.Fprintf(&sql, "select %d, count(*), coalesce(bit_xor(hashtextextended(version::text, 0)), 0), coalesce(max(version::text), '') from %s",
+			i, pgx.Identifier{s.targets[i].Schema, ledgerName}.Sanitize())
+	}
+	rows, err := tx.Query(ctx, sql.String())
+	if err != nil {
+		return err
+	}
+	var (
+		i       int
+		d       digest
+		digests = make(map[int]digest, len(indexes))
+	)
+	_, err = pgx.ForEachRow(rows, []any{&i, &d.count, &d.sum, &d.last}, func() error {
+		digests[i] = d
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, d := range digests {
+		if s.found[i].ledger, err = s.ledger(ctx, tx, s.targets[i].Schema, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ledger returns the versions that a digest stands for, which are read from the given schema if nobody has met it before.
+func (s *surveyor) ledger(ctx context.Context, tx pgx.Tx, schema string, d digest) (map[string]bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ledger, ok := s.known[d]; ok {
+		return ledger, nil
+	}
+	rows, err := tx.Query(ctx, "select version::text from "+pgx.Identifier{schema, ledgerName}.Sanitize())
+	if err != nil {
+		return nil, err
+	}
+	versions, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	ledger := make(map[string]bool, len(versions))
+	for _, v := range versions {
+		ledger[v] = true
+	}
+	s.known[d] = ledger
+	return ledger, nil
+}
