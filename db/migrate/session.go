@@ -141,24 +141,32 @@ func (c *scope) scan(row pgx.Row) error {
 }
 
 // readLedger reads the applied versions.
-func (s *session) readLedger() error {
+func (s *session) readLedger() (err error) {
 	s.ledger = map[string]bool{}
-	if !s.ledgerExists {
-		return nil
+	if s.ledgerExists {
+		s.ledger, err = readVersions(s.ctx, s.conn, s.table)
 	}
-	rows, err := s.conn.Query(s.ctx, `select version from `+s.table)
+	return err
+}
+
+// readVersions reads what stands in a ledger.
+func readVersions(ctx context.Context, q interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, table string) (map[string]bool, error) {
+	rows, err := q.Query(ctx, `select version from `+table)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", s.table, err)
+		return nil, fmt.Errorf("read %s: %w", table, err)
 	}
+	ledger := map[string]bool{}
 	var version string
 	_, err = pgx.ForEachRow(rows, []any{&version}, func() error {
-		s.ledger[version] = true
+		ledger[version] = true
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("read %s: %w", s.table, err)
+		return nil, fmt.Errorf("read %s: %w", table, err)
 	}
-	return nil
+	return ledger, nil
 }
 
 // lock takes the advisory lock of the schema and looks at the ledger again. It asks and asks again instead of waiting inside the

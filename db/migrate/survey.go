@@ -30,7 +30,6 @@ func (m *Migrator) survey(ctx context.Context, targets []Target) []finding {
 	for _, indexes := range s.byDatabase() {
 		for len(indexes) > 0 {
 			n := min(surveyChunk, len(indexes))
-			// Several workers share even a small fleet's time to plan.
 			chunks, indexes = append(chunks, indexes[:n]), indexes[n:]
 		}
 	}
@@ -197,17 +196,9 @@ func (s *surveyor) ledger(ctx context.Context, tx pgx.Tx, schema string, d diges
 	if ledger, ok := s.known[d]; ok {
 		return ledger, nil
 	}
-	rows, err := tx.Query(ctx, "select version::text from "+pgx.Identifier{schema, ledgerName}.Sanitize())
+	ledger, err := readVersions(ctx, tx, pgx.Identifier{schema, ledgerName}.Sanitize())
 	if err != nil {
 		return nil, err
-	}
-	versions, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, err
-	}
-	ledger := make(map[string]bool, len(versions))
-	for _, v := range versions {
-		ledger[v] = true
 	}
 	s.known[d] = ledger
 	return ledger, nil

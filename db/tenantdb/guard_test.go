@@ -15,61 +15,58 @@ import (
 	"github.com/leasehold-go/leasehold/db/tenantdb"
 )
 
-// The error by which the engine tells itself that a description does not fit is not the caller's, also when the connection is
-// lost with it.
-func TestTheGuardsErrorIsNotTheCallers(t *testing.T) {
-	t.Parallel()
+// misfit is a statement that the first tenant has made known, and whose description does not fit the second one.
+const misfit = "UPDATE items SET qty = qty + $1 WHERE id = $2"
+
+// openMisfit opens two tenants through connections that wrap makes, which set failed when the guard has failed.
+func openMisfit(t *testing.T, wrap func(conn net.Conn, failed *atomic.Bool) net.Conn) (*fleet, *tenantdb.DB) {
+	t.Helper()
 	f := newFleet(t, 2)
 	f.admin(t, 1, "ALTER TABLE items ALTER qty TYPE bigint")
 	cc := f.connConfig(t)
 	dial := cc.DialFunc
-	cut := new(atomic.Bool)
+	failed := new(atomic.Bool)
 	cc.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
-		return &cutAfterError{Conn: conn, cut: cut}, err
+		if err != nil {
+			return nil, err
+		}
+		return wrap(conn, failed), nil
 	}
 	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
-	const sql = "UPDATE items SET qty = qty + $1 WHERE id = $2"
-	if _, err := db.Exec(f.ctx(t, 0), sql, 1, 1); err != nil {
+	if _, err := db.Exec(f.ctx(t, 0), misfit, 1, 1); err != nil {
 		t.Fatal(err)
 	}
-	_, err := db.Exec(f.ctx(t, 1), sql, 1, 1)
+	t.Cleanup(func() {
+		if !failed.Load() {
+			t.Error("the guard has not failed: the test does not test")
+		}
+	})
+	return f, db
+}
+
+// The error by which the engine tells itself that a description does not fit is not the caller's, also when the connection is
+// lost with it.
+func TestTheGuardsErrorIsNotTheCallers(t *testing.T) {
+	t.Parallel()
+	f, db := openMisfit(t, func(conn net.Conn, failed *atomic.Bool) net.Conn { return &cutAfterError{conn, failed} })
+	_, err := db.Exec(f.ctx(t, 1), misfit, 1, 1)
 	var pgErr *pgconn.PgError
-	if !cut.Load() {
-		t.Fatal("the guard has not failed: the test does not test")
-	}
-	if errors.As(err, &pgErr) {
-		t.Errorf("the statement divides nothing: %v", err)
+	if err == nil || errors.As(err, &pgErr) {
+		t.Errorf("got %v, want that the connection is gone; the statement divides nothing", err)
 	}
 }
 
 // Where the way back to the transaction is cut off, the caller is told by what.
 func TestAMisfitThatCannotBeUndoneSaysWhy(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, 2)
-	f.admin(t, 1, "ALTER TABLE items ALTER qty TYPE bigint")
-	cc := f.connConfig(t)
-	dial := cc.DialFunc
-	cut := new(atomic.Bool)
-	cc.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		return &muteAfterError{Conn: conn, cut: cut}, err
-	}
-	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
-	const sql = "UPDATE items SET qty = qty + $1 WHERE id = $2"
-	if _, err := db.Exec(f.ctx(t, 0), sql, 1, 1); err != nil {
-		t.Fatal(err)
-	}
+	f, db := openMisfit(t, func(conn net.Conn, failed *atomic.Bool) net.Conn { return &muteAfterError{conn, failed} })
 	tx, err := db.Begin(f.ctx(t, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
-	_, err = tx.Exec(f.ctx(t, 1), sql, 1, 1)
-	if !cut.Load() {
-		t.Fatal("the guard has not failed: the test does not test")
-	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	if _, err = tx.Exec(f.ctx(t, 1), misfit, 1, 1); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got %v, want what stood in the way", err)
 	}
 }
