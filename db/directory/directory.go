@@ -179,7 +179,7 @@ func (d *Directory) Targets(ctx context.Context) ([]migrate.Target, error) {
 
 // target says how to migrate a tenant. Targets share one ConnConfig, which nobody changes.
 func (d *Directory) target(row controlsql.Tenant) migrate.Target {
-	return migrate.Target{Name: string(row.Slug), Schema: row.SchemaName, Conn: d.cfg.ConnConfig}
+	return migrate.Target{Name: string(row.Slug), Schema: row.SchemaName, Conn: d.cfg.ConnConfig, Role: row.RoleName}
 }
 
 // EventKind says what happened to a tenant.

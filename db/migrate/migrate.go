@@ -23,6 +23,8 @@ type Target struct {
 	Conn *pgx.ConnConfig
 	// ExtensionSchema is put behind Schema on the search_path. Defaults to none.
 	ExtensionSchema string
+	// Role is the role that the schema was made for, which has rights on what is in it. Only Check asks for it. Defaults to none.
+	Role string
 }
 
 // Config is how to migrate.
