@@ -162,7 +162,7 @@ func TestListAndTargets(t *testing.T) {
 	if diff := cmp.Diff([]string{"c0", "c1", "c2", "c4"}, names); diff != "" {
 		t.Errorf("targets (-want +got):\n%s", diff)
 	}
-	report, err := migratorOf(t, "CREATE TABLE later (i int);").Up(t.Context(), targets, nil)
+	report, err := migratorOf(t, "CREATE TABLE later (i int);").Up(t.Context(), targets, migrate.Options{})
 	if err != nil || len(report.Applied) != len(targets) {
 		t.Errorf("Up over Targets: %+v, %v", report, err)
 	}

@@ -48,7 +48,7 @@ func TestApplyError(t *testing.T) {
 		{"windows line ends", "-- migrate:up\r\nSELECT 1;\r\nSELECT 1/0;\r\n-- migrate:down\r\n", "22012", "1_a.sql:3:1 SELECT 1/0"},
 		{"inside a function", up("SELECT 1;\nDO $$ BEGIN RAISE EXCEPTION 'no'; END $$;"), "P0001", "1_a.sql:3:1 DO $$ BEGIN RAISE EXCEPTION 'no'; END $$"},
 		{"after rows", up("SELECT generate_series(1, 1000);\nSELECT 1/g FROM generate_series(0, 9) g;"), "22012", "1_a.sql:3:1 SELECT 1/g FROM generate_series(0, 9) g"},
-		{"without a transaction", alone("CREATE INDEX CONCURRENTLY ON nowhere (id)"), "42P01", "1_a.sql:2:1 CREATE INDEX CONCURRENTLY ON nowhere (id)"},
+		{"without a transaction", alone("CREATE INDEX CONCURRENTLY IF NOT EXISTS a_i ON nowhere (id)"), "42P01", "1_a.sql:2:1 CREATE INDEX CONCURRENTLY IF NOT EXISTS a_i ON nowhere (id)"},
 		{"at the commit", up(`CREATE TABLE p (id int PRIMARY KEY);
 			CREATE TABLE c (id int REFERENCES p DEFERRABLE INITIALLY DEFERRED);
 			INSERT INTO c VALUES (1);`), "23503", "1_a.sql:0:0 "},
@@ -140,7 +140,7 @@ func TestApplyHoldsTheScope(t *testing.T) {
 	t.Run("without a transaction", func(t *testing.T) {
 		t.Parallel()
 		f := newFleet(t, 1)
-		m := migrate.New(load(t, map[string]string{"1_a.sql": alone("SELECT set_config('search' || '_path', 'public', false)")}), migrate.Config{})
+		m := migrate.New(load(t, map[string]string{"1_a.sql": alone("DO $$ BEGIN PERFORM set_config('search' || '_path', 'public', false); END $$")}), migrate.Config{})
 		if _, err := m.Apply(t.Context(), f.targets[0]); !errors.Is(err, migrate.ErrScopeChanged) {
 			t.Errorf("got %v", err)
 		}
@@ -226,7 +226,7 @@ func TestApplyConcurrentlyIgnoresLockTimeout(t *testing.T) {
 	f := newFleet(t, 1)
 	f.exec(t, "CREATE TABLE t_0.a (id int)")
 	set := load(t, map[string]string{
-		"1_a.sql": alone("CREATE INDEX CONCURRENTLY a_i ON a (id)"),
+		"1_a.sql": alone("CREATE INDEX CONCURRENTLY IF NOT EXISTS a_i ON a (id)"),
 		"2_b.sql": up("CREATE TABLE b AS SELECT current_setting('lock_timeout') AS v"),
 	})
 	writer, err := pgtest.Connect(t, f.url).Begin(t.Context())
@@ -321,7 +321,7 @@ func TestLedgerIsOutOfReach(t *testing.T) {
 	}
 	apply(1)
 	files["2_b.sql"] = up("GRANT ALL ON ALL TABLES IN SCHEMA t_0 TO PUBLIC;")
-	files["3_c.sql"] = alone("GRANT ALL ON ALL TABLES IN SCHEMA t_0 TO " + role + " WITH GRANT OPTION")
+	files["3_c.sql"] = alone("DO $$ BEGIN GRANT ALL ON ALL TABLES IN SCHEMA t_0 TO " + role + " WITH GRANT OPTION; END $$")
 	apply(2)
 	f.exec(t, "GRANT SELECT ON t_0.schema_migrations TO "+role)
 	apply(0)
@@ -337,7 +337,7 @@ func TestLedgerIsDbmates(t *testing.T) {
 	f.exec(t, "insert into t_0.schema_migrations (version) values ('20260101000000')")
 	f.exec(t, "set search_path = t_0; create table customers (id bigint primary key); reset search_path")
 	m := migrate.New(load(t, product()), migrate.Config{})
-	report, err := m.Up(t.Context(), f.targets, nil)
+	report, err := m.Up(t.Context(), f.targets, migrate.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +349,9 @@ func TestLedgerIsDbmates(t *testing.T) {
 		from pg_attribute left join pg_index on indrelid = attrelid where attrelid = $1::regclass and attnum > 0`
 	want := f.strings(t, describe, "t_0.schema_migrations")
 	got := f.strings(t, describe, "t_1.schema_migrations")
-	if diff := cmp.Diff(strings.ReplaceAll(want[0], "t_0", "t_1"), got[0]); diff != "" || len(got) != 1 {
+	want[0] = strings.ReplaceAll(want[0], "t_0", "t_1")
+	want = []string{want[0], "checksum bytea f " + strings.SplitN(want[0], " t ", 2)[1]} // which may be missing, and says nothing to dbmate
+	if diff := cmp.Diff(want, got[:2]); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -368,7 +370,7 @@ func TestNoPasswordIsTold(t *testing.T) {
 	unreachable.Conn.Password, unreachable.Conn.Port = canary, 1
 	for _, target := range []migrate.Target{wrong, unreachable} {
 		log := &recorder{}
-		report, err := m(log, "SELECT 1").Up(t.Context(), []migrate.Target{target}, nil)
+		report, err := m(log, "SELECT 1").Up(t.Context(), []migrate.Target{target}, migrate.Options{})
 		if err == nil || len(report.Failed) != 1 {
 			t.Fatalf("%s: got %v", target.Name, err)
 		}

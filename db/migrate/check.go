@@ -38,9 +38,14 @@ func (f *file) checkSection(s *section) []error {
 				break
 			}
 		}
-		if message := q.refusal(s.transaction); message != "" {
+		message := q.refusal(s.transaction)
+		if message == "" && !s.transaction {
+			message = q.refusalAlone()
+		}
+		if message != "" {
 			errs = append(errs, f.problem(s.offset+first.start, "%s", message))
 		}
+		s.index = q.indexName()
 		s.concurrently = s.concurrently || q.concurrently()
 	}
 	if n := len(s.statements); n > 1 && !s.transaction {
@@ -120,6 +125,72 @@ func (q query) concurrently() bool {
 		return q.has("concurrently")
 	default:
 		return false
+	}
+}
+
+// refusalAlone says why the statement may not stand in a section with transaction:false, or "". A process that ends between the
+// statement and its record in the ledger leaves a statement that is run again, so only those are let through that may be.
+func (q query) refusalAlone() string {
+	switch first := q.words(1); {
+	case q.creates("index") && q.concurrently():
+		if q.indexName() == "" {
+			return "write CREATE INDEX CONCURRENTLY IF NOT EXISTS and a name, so that it can be run again if it is broken off"
+		}
+	case first == "drop" && q.concurrently():
+		if !q.hasInOrder("if", "exists") {
+			return "write DROP INDEX CONCURRENTLY IF EXISTS, so that it can be run again if it is broken off"
+		}
+	case q.words(2) == "alter type":
+		if !q.hasInOrder("if", "not", "exists") {
+			return "write ADD VALUE IF NOT EXISTS, so that it can be run again if it is broken off"
+		}
+	case q.words(2) == "alter table" && q.concurrently():
+	case slices.Contains([]string{"reindex", "vacuum", "analyze", "cluster", "refresh", "call", "do"}, first):
+	default:
+		return "transaction:false is for what cannot run in a transaction, and this can; leave it out, and the file is applied wholly or not at all"
+	}
+	return ""
+}
+
+// creates reports whether the statement is CREATE [UNIQUE] of a kind.
+func (q query) creates(kind string) bool {
+	return q.words(2) == "create "+kind || q.words(3) == "create unique "+kind
+}
+
+// hasInOrder reports whether the words stand one after the other somewhere in the statement.
+func (q query) hasInOrder(words ...string) bool {
+	_, found := q.after(words...)
+	return found
+}
+
+// after is the place of the token behind the first place where the words stand one after the other.
+func (q query) after(words ...string) (int, bool) {
+	for i := range q.tokens {
+		n := 0
+		for n < len(words) && i+n < len(q.tokens) && q.tokens[i+n].kind == tokenWord && q.name(i+n) == words[n] {
+			n++
+		}
+		if n == len(words) {
+			return i + n, true
+		}
+	}
+	return 0, false
+}
+
+// indexName is the name of the index in CREATE INDEX CONCURRENTLY IF NOT EXISTS name, as the catalogue has it, or "".
+func (q query) indexName() string {
+	i, found := q.after("concurrently", "if", "not", "exists")
+	if !found || i >= len(q.tokens) || !q.creates("index") {
+		return ""
+	}
+	t := q.tokens[i]
+	switch text := q.src[t.start:t.end]; t.kind {
+	case tokenWord:
+		return strings.ToLower(text)
+	case tokenQuoted:
+		return strings.ReplaceAll(strings.Trim(text, `"`), `""`, `"`)
+	default:
+		return ""
 	}
 }
 

@@ -16,31 +16,46 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const (
-	// scheme is the one under which dbmate finds the driver. No address is ever made of it.
-	scheme = "leasehold-session"
-	// ledgerName is the table that dbmate uses if nobody tells it otherwise.
-	ledgerName = "schema_migrations"
-)
+// scheme is the one under which dbmate finds the driver. No address is ever made of it.
+const scheme = "leasehold-session"
 
 func init() { dbmate.RegisterDriver(newDriver, scheme) }
 
 // migrate lets dbmate run the steps that are due. It stops at the first that fails; then steps[0] is that one.
-func (s *session) migrate(set *Set) error {
-	s.steps = set.pending(s.ledger)
-	db := dbmate.New(&url.URL{Scheme: scheme})
-	db.AutoDumpSchema = false
-	db.FS = memFS(set.files)
-	db.MigrationsDir = []string{"."}
-	db.MigrationsTableName = ledgerName
-	db.Log = dbmateLog{s}
-	if err := db.Migrate(); err != nil {
-		return err
-	}
-	if len(s.steps) > 0 {
-		return fmt.Errorf("%s was left out", s.steps[0].Name)
+func (s *session) migrate() error {
+	for len(s.steps) > 0 {
+		first, due := s.steps[0], len(s.steps)
+		db := dbmate.New(&url.URL{Scheme: scheme})
+		db.AutoDumpSchema = false
+		db.MigrationsDir = []string{"."}
+		db.MigrationsTableName = ledgerName
+		db.Log = dbmateLog{s}
+		// It is shown what it is to run and nothing else: a long history would be read again for each target.
+		var err error
+		if first.back {
+			db.FS = memFS{first.file}
+			err = db.Rollback()
+		} else {
+			db.FS = filesOf(s.steps)
+			err = db.Migrate()
+		}
+		if err != nil {
+			return err
+		}
+		if len(s.steps) == due {
+			return fmt.Errorf("%s was left out", first.Name)
+		}
 	}
 	return nil
+}
+
+// filesOf shows the files of some steps.
+func filesOf(steps []step) memFS {
+	files := make(memFS, len(steps))
+	for i, st := range steps {
+		files[i] = st.file
+	}
+	return files
 }
 
 // dbmateLog carries the session to the driver: dbmate builds the driver itself, and passes its log on as it is. As a log it
@@ -81,17 +96,36 @@ func (d ledgerDriver) SelectMigrations(*sql.DB, int) (map[string]bool, error) {
 	return maps.Clone(d.s.ledger), nil
 }
 
-// InsertMigration records a file in the transaction that ran it, if there is one: it is the session's only connection.
+// InsertMigration records a file that ran without a transaction. One that ran in a transaction is recorded by its commit.
 func (d ledgerDriver) InsertMigration(_ dbutil.Transaction, version string) error {
-	err := d.s.record(version, `insert into `+d.s.table+` (version) select $1::varchar where `+scopeCondition)
-	if err == nil && !d.s.inTx {
-		d.s.done()
-	}
-	return err
+	return d.s.finish(version)
 }
 
-func (d ledgerDriver) DeleteMigration(dbutil.Transaction, string) error {
-	return d.unsupported("rollback")
+// DeleteMigration is InsertMigration for the way back.
+func (d ledgerDriver) DeleteMigration(_ dbutil.Transaction, version string) error {
+	return d.s.finish(version)
+}
+
+// finish checks that the file in hand left the transaction alone, and records it if there is none.
+func (s *session) finish(version string) error {
+	if len(s.steps) == 0 || s.steps[0].Version != version {
+		return fmt.Errorf("version %s is not the one in hand", version)
+	}
+	want := byte('I')
+	if s.inTx {
+		want = 'T'
+	}
+	if got := s.conn.PgConn().TxStatus(); got != want {
+		return fmt.Errorf("%w: the state of the transaction is %q, not %q", ErrScopeChanged, got, want)
+	}
+	if s.inTx {
+		return nil
+	}
+	if err := s.record(); err != nil {
+		return err
+	}
+	s.stepDone()
+	return nil
 }
 
 // QueryError returns the error as it is: the session has put in the place and the statement.
@@ -124,13 +158,10 @@ func (c sqlConn) Prepare(string) (driver.Stmt, error) {
 
 func (c sqlConn) Close() error { return nil }
 
+// Begin only notes that there is to be a transaction: BEGIN travels with the file.
 func (c sqlConn) Begin() (driver.Tx, error) {
-	tx, err := c.s.conn.Begin(c.s.ctx)
-	if err != nil {
-		return nil, err
-	}
 	c.s.inTx = true
-	return sqlTx{c.s, tx}, nil
+	return sqlTx(c), nil
 }
 
 func (c sqlConn) ExecContext(_ context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
@@ -140,60 +171,83 @@ func (c sqlConn) ExecContext(_ context.Context, query string, args []driver.Name
 	return driver.ResultNoRows, c.s.run(query)
 }
 
-type sqlTx struct {
-	s  *session
-	tx pgx.Tx
-}
+type sqlTx struct{ s *session }
 
+// Commit leaves no transaction behind, however it ends.
 func (t sqlTx) Commit() error {
-	t.s.inTx = false
-	if err := t.tx.Commit(t.s.ctx); err != nil {
-		return fmt.Errorf("commit: %w", err)
+	if err := t.s.commit(); err != nil {
+		_ = t.Rollback()
+		return err
 	}
-	t.s.done()
+	t.s.inTx = false
+	t.s.stepDone()
 	return nil
 }
 
-// Rollback never fails: dbmate would report that in place of the cause. pgx closes a connection that could not roll back, which
+// Rollback never fails: dbmate would report that in place of the cause. A connection that could not roll back is closed, which
 // ends the transaction too. It is not bound to the session's context, since that may be why there is something to roll back.
 func (t sqlTx) Rollback() error {
 	t.s.inTx = false
+	if t.s.conn.IsClosed() || t.s.conn.PgConn().TxStatus() == 'I' {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.s.ctx), closeTimeout)
 	defer cancel()
-	if err := t.tx.Rollback(ctx); err != nil {
+	if _, err := t.s.conn.Exec(ctx, "rollback"); err != nil {
 		t.s.log.DebugContext(ctx, "rollback", slog.Any("error", err))
+		_ = t.s.conn.Close(ctx)
 	}
 	return nil
 }
 
-// run sends the section of the file in hand, as dbmate does: all of it as one simple query.
+// begin precedes a file that runs in a transaction.
+const begin = "begin;\n"
+
+// run sends the section of the step in hand, as dbmate does: all of it as one simple query.
 func (s *session) run(text string) error {
-	if len(s.steps) == 0 || s.steps[0].up.text != text {
+	if len(s.steps) == 0 || s.steps[0].section().text != text {
 		return errors.New("dbmate sent another text than the one in hand")
 	}
 	s.started = time.Now()
-	section := &s.steps[0].up
-	if section.concurrently && !section.transaction {
-		// It waits for transactions that have nothing to do with it while nobody waits for it. Giving up would only leave an
-		// invalid index behind.
-		if err := s.setLockTimeout("0"); err != nil {
-			return err
-		}
+	section := s.steps[0].section()
+	if section.transaction {
+		return s.send(begin)
 	}
+	if !section.concurrently {
+		return s.send("")
+	}
+	// It waits for transactions that have nothing to do with it while nobody waits for it. Giving up would only leave an invalid
+	// index behind.
+	if err := s.setLockTimeout("0"); err != nil {
+		return err
+	}
+	if err := s.dropInvalidIndex(section.index); err != nil {
+		return err
+	}
+	if err := s.send(""); err != nil {
+		return err
+	}
+	return s.setLockTimeout(milliseconds(s.cfg.LockTimeout))
+}
+
+// send sends the section of the step in hand behind a prefix, which is one statement or none.
+func (s *session) send(prefix string) error {
+	section := s.steps[0].section()
 	finished := 0
-	results := s.conn.PgConn().Exec(s.ctx, text)
+	results := s.conn.PgConn().Exec(s.ctx, prefix+section.text)
 	for results.NextResult() {
 		if _, err := results.ResultReader().Close(); err == nil {
 			finished++
 		}
 	}
-	if err := results.Close(); err != nil {
-		return s.steps[0].locate(section, finished, err)
+	err := results.Close()
+	if err == nil {
+		return nil
 	}
-	if section.concurrently && !section.transaction {
-		return s.setLockTimeout(s.timeout)
+	if prefix != "" {
+		finished = max(finished-1, 0)
 	}
-	return nil
+	return s.steps[0].locate(section, finished, len(prefix), err)
 }
 
 func (s *session) setLockTimeout(value string) error {
@@ -201,11 +255,38 @@ func (s *session) setLockTimeout(value string) error {
 	return err
 }
 
-// done notes that the file in hand is applied and recorded for good.
-func (s *session) done() {
-	f := s.steps[0]
+// dropInvalidIndex removes what a CREATE INDEX CONCURRENTLY that was broken off has left under the name, which IF NOT EXISTS would
+// take for the index. Nobody else is at work on it: the lock is held.
+func (s *session) dropInvalidIndex(name string) error {
+	if name == "" {
+		return nil
+	}
+	var invalid bool
+	err := s.conn.QueryRow(s.ctx, `select exists (select from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
+		join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2 and not i.indisvalid)`,
+		s.target.Schema, name).Scan(&invalid)
+	if err != nil || !invalid {
+		return err
+	}
+	index := pgx.Identifier{s.target.Schema, name}.Sanitize()
+	if _, err := s.conn.Exec(s.ctx, "drop index concurrently if exists "+index); err != nil {
+		return fmt.Errorf("drop the invalid index %s: %w", index, err)
+	}
+	s.log.WarnContext(s.ctx, "dropped an invalid index that was left behind", slog.String("index", index))
+	return nil
+}
+
+// stepDone notes that the step in hand is done and recorded for good.
+func (s *session) stepDone() {
+	st := s.steps[0]
 	s.steps = s.steps[1:]
-	s.ledger[f.Version] = true
-	s.applied = append(s.applied, f.Name)
-	s.log.InfoContext(s.ctx, "applied", slog.String("file", f.Name), slog.Duration("duration", time.Since(s.started)))
+	message := "applied"
+	if st.back {
+		message = "rolled back"
+		delete(s.ledger, st.Version)
+	} else {
+		s.ledger[st.Version] = true
+	}
+	s.done = append(s.done, st.Name)
+	s.log.InfoContext(s.ctx, message, slog.String("file", st.Name), slog.Duration("duration", time.Since(s.started)))
 }

@@ -20,6 +20,14 @@ var (
 	// ErrForeign reports a target that was migrated before, but with other files: it belongs to another product, or the wrong
 	// folder was given. Nothing was changed.
 	ErrForeign = errors.New("its migrations are not these")
+	// ErrNoWayBack reports a rollback over a file without a down section, or over a version that no file has. Nothing was changed.
+	ErrNoWayBack = errors.New("there is no way back")
+	// ErrStopped reports that Options.Stop was closed before all targets were begun.
+	ErrStopped = errors.New("asked to stop")
+	// ErrCanary reports that targets were held back because the first ones did not all go well.
+	ErrCanary = errors.New("the canaries did not all go well")
+	// ErrTooManyFailures reports that targets were held back because Options.MaxFailures had failed.
+	ErrTooManyFailures = errors.New("too many failures")
 	// ErrNoFiles reports a folder without a migration file.
 	ErrNoFiles = errors.New("no migration files")
 	// ErrBadName reports a name that NewFile does not accept.
@@ -151,10 +159,18 @@ func interrupted(ctx context.Context, err error) bool {
 
 // SQLSTATEs that are acted upon.
 const (
+	codeUndefinedTable   = "42P01"
+	codeUndefinedColumn  = "42703"
 	codeLockNotAvailable = "55P03"
 	codeDeadlock         = "40P01"
 	codeQueryCanceled    = "57014"
 )
+
+// notThere reports whether err is the server's word that a ledger is not what it was thought to be.
+func notThere(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == codeUndefinedTable || pgErr.Code == codeUndefinedColumn)
+}
 
 // passing reports whether err is the server's word that a transaction lost a contest for locks, and may win the next.
 func passing(err error) bool {
@@ -163,8 +179,8 @@ func passing(err error) bool {
 }
 
 // locate says where in the file the statement stands that failed with err, given how many of the section's statements had
-// finished before it.
-func (f *file) locate(s *section, finished int, err error) error {
+// finished before it, and how many characters were sent before the section.
+func (f *file) locate(s *section, finished, before int, err error) error {
 	e := &Error{File: f.Name, Err: err}
 	place := -1
 	if finished < len(s.statements) {
@@ -172,8 +188,8 @@ func (f *file) locate(s *section, finished int, err error) error {
 	}
 	// The server's position counts characters in all that was sent. It finds faults in the syntax before it runs anything.
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Position > 0 {
-		place = byteOffset(s.text, int(pgErr.Position))
+	if errors.As(err, &pgErr) && int(pgErr.Position) > before {
+		place = byteOffset(s.text, int(pgErr.Position)-before)
 	}
 	if place < 0 {
 		return e
@@ -183,9 +199,9 @@ func (f *file) locate(s *section, finished int, err error) error {
 			e.Statement = s.text[st.start:st.end]
 		}
 	}
-	before := f.content[:s.offset+place]
-	e.Line = 1 + strings.Count(before, "\n")
-	e.Column = 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
+	above := f.content[:s.offset+place]
+	e.Line = 1 + strings.Count(above, "\n")
+	e.Column = 1 + utf8.RuneCountInString(above[strings.LastIndexByte(above, '\n')+1:])
 	return e
 }
 

@@ -3,70 +3,256 @@ package migrate
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Report is what became of many targets. Each list is in the order of the targets given; each target is in one of them.
 type Report struct {
-	// Applied holds the targets that were brought up to date.
+	// Applied holds the targets that were brought up to date, or rolled back.
 	Applied []Result
 	// Current holds the targets that had nothing to do.
 	Current []Result
 	// Failed holds the targets that could not be brought up to date. Each has an Err, and may have Applied some files.
 	Failed []Result
-	// Unfinished holds the targets that were not reached, or broken off, when the context ended.
+	// Unfinished holds the targets that were not begun, or were broken off because the context ended.
 	Unfinished []Result
 }
 
+// Options are how one call goes over many targets. The zero value goes over all of them, come what may.
+type Options struct {
+	// Canary is how many of the targets that need work come first, by themselves. The others are begun only if all of these go well.
+	// Defaults to none.
+	Canary Share
+	// MaxFailures is how many targets may fail before no other is begun. Defaults to any number.
+	MaxFailures int
+	// Stop, when it is closed, lets the targets in hand be finished and no other be begun. Whoever waits for another runner, or to try
+	// again, gives up. Defaults to never.
+	Stop <-chan struct{}
+	// Progress is called once for each target that is finished, as soon as it is, never by two goroutines at a time; workers wait for
+	// it. Defaults to nothing.
+	Progress func(Result)
+}
+
+// Share is a number of targets, or a part of all. Its zero value is none.
+type Share struct {
+	// Count counts if it is not 0.
+	Count int
+	// Percent is rounded up to whole targets.
+	Percent float64
+}
+
+// ParseShare reads "3" and "2.5%".
+func ParseShare(s string) (Share, error) {
+	if number, ok := strings.CutSuffix(s, "%"); ok {
+		if p, err := strconv.ParseFloat(number, 64); err == nil && p >= 0 && p <= 100 {
+			return Share{Percent: p}, nil
+		}
+	} else if n, err := strconv.Atoi(s); err == nil && n >= 0 {
+		return Share{Count: n}, nil
+	}
+	return Share{}, fmt.Errorf("%q is neither a number of tenants nor a percentage from 0%% to 100%%", s)
+}
+
+// of is the share of n.
+func (s Share) of(n int) int {
+	if s.Count > 0 {
+		return min(s.Count, n)
+	}
+	return int(math.Ceil(float64(n) * s.Percent / 100))
+}
+
 // Up brings many targets up to date, Config.Workers at a time, begun in the order given. A target that fails does not hold up
-// the others. progress, if not nil, is called once for each target that is finished, as soon as it is, never by two goroutines
-// at a time; workers wait for it.
+// the others, unless the options say so; it stays as it was before the file that failed.
 //
-// The error is a *FailedError if targets failed. If the context ended first, the error wraps the context's, and the report
-// tells what was done until then.
-func (m *Migrator) Up(ctx context.Context, targets []Target, progress func(Result)) (Report, error) {
-	results := make([]Result, len(targets))
-	done := make([]bool, len(targets))
+// The error is a *FailedError if targets failed. If targets were left out, the error also says why: it wraps the context's error,
+// [ErrStopped], [ErrCanary] or [ErrTooManyFailures]. The report tells what was done until then; running again goes on from there.
+func (m *Migrator) Up(ctx context.Context, targets []Target, opts Options) (Report, error) {
+	return m.run(ctx, targets, opts, m.survey(ctx, targets), m.set.forward)
+}
+
+// Back is how far to roll back.
+type Back struct {
+	// Last is how many migrations: the last ones of those that at least one of the targets has.
+	Last int
+	// To is the version or the name of the file that is to be the last one left; "0" leaves none. It counts if Last is 0.
+	To string
+}
+
+// Rollback runs the down sections of the last migrations, the newest first, with the same care as Up: locks, checks, one transaction
+// with the ledger, options. Which migrations these are is decided once, for all targets: a target that does not have them is left
+// alone, so that a fleet that was migrated in part comes back to one state, and a rollback that was broken off may be repeated.
+// Result.Applied names the files that were rolled back.
+//
+// The error is that of Up, or one about back; [ErrNoWayBack] if a file has no down section, in which case nothing is changed anywhere.
+func (m *Migrator) Rollback(ctx context.Context, targets []Target, back Back, opts Options) (Report, error) {
 	found := m.survey(ctx, targets)
-	var mu sync.Mutex // serialises progress
-	m.each(ctx, len(targets), func(i int) {
-		result, err := m.applyFound(ctx, targets[i], found[i])
-		results[i], done[i] = result, !interrupted(ctx, err)
-		if done[i] && progress != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			progress(result)
+	undo, err := m.undo(found, back)
+	if err != nil {
+		return Report{}, err
+	}
+	return m.run(ctx, targets, opts, found, m.set.backward(undo))
+}
+
+// undo returns the files that are to be rolled back.
+func (m *Migrator) undo(found []finding, back Back) ([]*file, error) {
+	var (
+		undo    []*file
+		ledgers []map[string]bool
+	)
+	for _, f := range found {
+		ledgers = append(ledgers, f.ledger)
+	}
+	switch {
+	case back.Last < 0 || back.Last == 0 && back.To == "":
+		return nil, errors.New("roll back how many migrations?")
+	case back.Last > 0:
+		undo = m.set.last(back.Last, ledgers)
+	default:
+		var err error
+		if undo, err = m.set.after(back.To); err != nil {
+			return nil, err
 		}
-	})
+	}
+	for _, f := range undo {
+		applied := slices.ContainsFunc(ledgers, func(ledger map[string]bool) bool { return ledger[f.Version] })
+		if applied && len(f.down.statements) == 0 {
+			return nil, fmt.Errorf("%w: %s has no down section", ErrNoWayBack, f.Name)
+		}
+	}
+	return undo, nil
+}
+
+// run takes the targets where a course leads, given what a survey found.
+func (m *Migrator) run(ctx context.Context, targets []Target, opts Options, found []finding, c course) (Report, error) {
+	r := &run{m: m, targets: targets, opts: opts, found: found, course: c, results: make([]Result, len(targets)), done: make([]bool, len(targets))}
+	var work []int
+	for i, f := range found {
+		if steps, err := c(f.ledger); f.err == nil && err == nil && len(steps) == 0 && !f.exposed {
+			r.finish(ctx, i, Result{})
+		} else {
+			work = append(work, i)
+		}
+	}
+	if len(work) > 0 {
+		r.workers = m.workers(ctx, targets[work[0]])
+		canaries := opts.Canary.of(len(work))
+		r.wave(ctx, work[:canaries])
+		if r.failures > 0 && canaries > 0 && r.why == nil {
+			r.why = ErrCanary
+		}
+		r.wave(ctx, work[canaries:])
+	}
+	return r.report()
+}
+
+// run is one call of Up or Rollback.
+type run struct {
+	m       *Migrator
+	targets []Target
+	opts    Options
+	found   []finding
+	course  course
+	workers int
+
+	mu       sync.Mutex // guards what follows, and serialises Progress
+	results  []Result
+	done     []bool
+	failures int
+	why      error // why no further target is begun
+}
+
+// wave goes over some targets.
+func (r *run) wave(ctx context.Context, indexes []int) {
+	workers := make([]*worker, min(r.workers, len(indexes)))
+	for n := range workers {
+		workers[n] = &worker{ctx: ctx, cfg: r.m.cfg, stop: r.opts.Stop}
+	}
+	visit := func(n, i int) {
+		at := indexes[i]
+		t := r.targets[at]
+		t.Name = cmp.Or(t.Name, t.Schema)
+		start := time.Now()
+		applied, err := workers[n].visit(t, r.course, r.found[at].exists)
+		r.finish(ctx, at, Result{Applied: applied, Duration: time.Since(start), Err: t.wrap(ctx, err)})
+	}
+	// A worker that is done gives back the lock of the last target at once: other runners may wait for it, and others of ours for them.
+	each(len(workers), len(indexes), func() bool { return r.mayBegin(ctx) }, visit, func(n int) { workers[n].close() })
+}
+
+// mayBegin reports whether one more target may be begun.
+func (r *run) mayBegin(ctx context.Context) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notice(ctx)
+	return r.why == nil
+}
+
+// notice notes that the context has ended, or that the run was asked to stop. The caller holds mu.
+func (r *run) notice(ctx context.Context) {
+	if r.why != nil {
+		return
+	}
+	select {
+	case <-ctx.Done():
+		r.why = contextError(ctx)
+	case <-r.opts.Stop:
+		r.why = ErrStopped
+	default:
+	}
+}
+
+// finish notes what became of a target.
+func (r *run) finish(ctx context.Context, i int, result Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.targets[i]
+	result.Target, result.Schema = cmp.Or(t.Name, t.Schema), t.Schema
+	r.results[i] = result
+	if interrupted(ctx, result.Err) || errors.Is(result.Err, ErrStopped) {
+		r.notice(ctx)
+		return
+	}
+	r.done[i] = true
+	if result.Err != nil {
+		if r.failures++; r.failures == r.opts.MaxFailures && r.why == nil {
+			r.why = fmt.Errorf("%w: %d", ErrTooManyFailures, r.failures)
+		}
+	}
+	if r.opts.Progress != nil {
+		r.opts.Progress(result)
+	}
+}
+
+// report sorts the results.
+func (r *run) report() (Report, error) {
 	var report Report
-	for i, r := range results {
-		r.Target, r.Schema = cmp.Or(targets[i].Name, targets[i].Schema), targets[i].Schema
+	for i, result := range r.results {
+		t := r.targets[i]
+		result.Target, result.Schema = cmp.Or(t.Name, t.Schema), t.Schema // not set where none was begun
 		switch {
-		case !done[i]:
-			report.Unfinished = append(report.Unfinished, r)
-		case r.Err != nil:
-			report.Failed = append(report.Failed, r)
-		case len(r.Applied) > 0:
-			report.Applied = append(report.Applied, r)
+		case !r.done[i]:
+			report.Unfinished = append(report.Unfinished, result)
+		case result.Err != nil:
+			report.Failed = append(report.Failed, result)
+		case len(result.Applied) > 0:
+			report.Applied = append(report.Applied, result)
 		default:
-			report.Current = append(report.Current, r)
+			report.Current = append(report.Current, result)
 		}
 	}
-	return report, m.outcome(ctx, report.Failed, len(report.Unfinished), len(targets))
+	return report, outcome(report.Failed, len(report.Unfinished), len(r.targets), r.why)
 }
 
-// applyFound applies what a survey found missing. It spares a target that lacks nothing a session of its own.
-func (m *Migrator) applyFound(ctx context.Context, t Target, f finding) (Result, error) {
-	if f.err == nil && !f.exposed && len(m.set.pending(f.ledger)) == 0 {
-		return Result{Target: cmp.Or(t.Name, t.Schema), Schema: t.Schema}, nil
-	}
-	return m.Apply(ctx, t)
-}
-
-// outcome is the error of a call with many targets.
-func (m *Migrator) outcome(ctx context.Context, failed []Result, unfinished, total int) error {
+// outcome is the error of a call with many targets, and why some of them were left out.
+func outcome(failed []Result, unfinished, total int, why error) error {
 	var err error
 	if len(failed) > 0 {
 		err = &FailedError{Failed: failed, Total: total}
@@ -75,30 +261,31 @@ func (m *Migrator) outcome(ctx context.Context, failed []Result, unfinished, tot
 	case unfinished == 0:
 		return err
 	case err == nil:
-		return fmt.Errorf("stopped with %d of %d targets unfinished: %w", unfinished, total, contextError(ctx))
+		return fmt.Errorf("stopped with %d of %d targets unfinished: %w", unfinished, total, why)
 	default:
-		return fmt.Errorf("stopped with %d of %d targets unfinished: %w; %w", unfinished, total, contextError(ctx), err)
+		return fmt.Errorf("stopped with %d of %d targets unfinished: %w; %w", unfinished, total, why, err)
 	}
 }
 
-// each calls do for 0 to n-1, in order, from several goroutines, until ctx ends. It returns when all calls have.
-func (m *Migrator) each(ctx context.Context, n int, do func(i int)) {
-	next := make(chan int)
-	var wg sync.WaitGroup
-	for range min(m.cfg.Workers, n) {
+// each calls do for 0 to n-1, begun in order, from several goroutines, as long as it may, and done at the end of each goroutine. Both
+// are told which goroutine calls. It returns when all calls have.
+func each(goroutines, n int, may func() bool, do func(goroutine, i int), done func(goroutine int)) {
+	var (
+		next atomic.Int64
+		wg   sync.WaitGroup
+	)
+	for g := range min(goroutines, n) {
 		wg.Go(func() {
-			for i := range next {
-				do(i)
+			defer done(g)
+			for may() {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				do(g, i)
 			}
 		})
 	}
-	for i := range n {
-		if ctx.Err() != nil {
-			break
-		}
-		next <- i
-	}
-	close(next)
 	wg.Wait()
 }
 
@@ -139,7 +326,7 @@ func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus
 			failed = append(failed, Result{Target: s.Target, Schema: s.Schema, Err: s.Err})
 		}
 	}
-	return statuses, m.outcome(ctx, failed, unfinished, len(targets))
+	return statuses, outcome(failed, unfinished, len(targets), contextError(ctx))
 }
 
 // status compares the files with a ledger.

@@ -25,7 +25,7 @@ func product() map[string]string {
 	return map[string]string{
 		customers: up("CREATE TYPE tier AS ENUM ('free', 'paid');\nCREATE TABLE customers (id bigint PRIMARY KEY, tier tier NOT NULL);"),
 		invoices:  up("CREATE TABLE invoices (id bigint PRIMARY KEY, customer bigint REFERENCES customers);\nCREATE VIEW open AS SELECT * FROM invoices;"),
-		index:     alone("CREATE INDEX CONCURRENTLY invoices_customer ON invoices (customer);"),
+		index:     alone("CREATE INDEX CONCURRENTLY IF NOT EXISTS invoices_customer ON invoices (customer);"),
 	}
 }
 
@@ -53,7 +53,7 @@ func TestUp(t *testing.T) {
 	m := migrate.New(load(t, files), migrate.Config{Workers: 3})
 
 	seen := map[string]int{}
-	report, err := m.Up(t.Context(), f.targets, func(r migrate.Result) { seen[r.Target]++ })
+	report, err := m.Up(t.Context(), f.targets, migrate.Options{Progress: func(r migrate.Result) { seen[r.Target]++ }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestUp(t *testing.T) {
 		}
 	}
 
-	report, err = m.Up(t.Context(), f.targets, nil)
+	report, err = m.Up(t.Context(), f.targets, migrate.Options{})
 	if err != nil || len(report.Current) != 5 || len(report.Applied)+len(report.Failed)+len(report.Unfinished) > 0 {
 		t.Errorf("again: %+v, %v", report, err)
 	}
@@ -95,7 +95,7 @@ func TestUp(t *testing.T) {
 	if diff := cmp.Diff(wantStatus, statuses); diff != "" {
 		t.Error(diff)
 	}
-	report, err = m.Up(t.Context(), f.targets, nil)
+	report, err = m.Up(t.Context(), f.targets, migrate.Options{})
 	if err != nil || len(report.Current) != 1 || len(report.Applied) != 4 {
 		t.Errorf("one more file: %+v, %v", report, err)
 	}
@@ -113,7 +113,7 @@ func TestUpWithFailures(t *testing.T) {
 	m := migrate.New(load(t, product()), migrate.Config{Workers: 2})
 	all := []string{customers, invoices, index}
 
-	report, err := m.Up(t.Context(), f.targets, nil)
+	report, err := m.Up(t.Context(), f.targets, migrate.Options{})
 	var failed *migrate.FailedError
 	if !errors.As(err, &failed) {
 		t.Fatalf("got %v", err)
@@ -149,7 +149,7 @@ func TestUpWithFailures(t *testing.T) {
 	}
 
 	f.exec(t, "DROP VIEW t_1.open; CREATE SCHEMA t_3")
-	report, err = m.Up(t.Context(), f.targets, nil)
+	report, err = m.Up(t.Context(), f.targets, migrate.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestConcurrentRunners(t *testing.T) {
 	const runners = 8
 	f := newFleet(t, 6)
 	files := product()
-	files[notes] = alone("CREATE INDEX CONCURRENTLY invoices_some ON invoices (id) WHERE customer > 0;")
+	files[notes] = alone("CREATE INDEX CONCURRENTLY IF NOT EXISTS invoices_some ON invoices (id) WHERE customer > 0;")
 	set := load(t, files)
 
 	var (
@@ -175,7 +175,7 @@ func TestConcurrentRunners(t *testing.T) {
 	)
 	for range runners {
 		wg.Go(func() {
-			report, err := migrate.New(set, migrate.Config{Workers: 3}).Up(t.Context(), f.targets, nil)
+			report, err := migrate.New(set, migrate.Config{Workers: 3}).Up(t.Context(), f.targets, migrate.Options{})
 			if err != nil {
 				for _, r := range report.Failed {
 					t.Error(r.Err)
@@ -222,7 +222,7 @@ func TestUpCancelled(t *testing.T) {
 		}
 	}}
 	m := migrate.New(set, migrate.Config{Workers: 1, Logger: log.logger()})
-	report, err := m.Up(ctx, f.targets, nil)
+	report, err := m.Up(ctx, f.targets, migrate.Options{})
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, errStopped) {
 		t.Errorf("got %v", err)
 	}
@@ -257,7 +257,7 @@ func TestUpCancelled(t *testing.T) {
 func TestUpNothing(t *testing.T) {
 	t.Parallel()
 	m := migrate.New(load(t, product()), migrate.Config{})
-	if report, err := m.Up(t.Context(), nil, nil); err != nil || !cmp.Equal(report, migrate.Report{}) {
+	if report, err := m.Up(t.Context(), nil, migrate.Options{}); err != nil || !cmp.Equal(report, migrate.Report{}) {
 		t.Errorf("got %v, %v", report, err)
 	}
 }

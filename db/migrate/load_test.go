@@ -83,7 +83,7 @@ func TestLoadAccepts(t *testing.T) {
 		"other set_config":          up("SELECT set_config('work_mem', '64MB', true);"),
 		"prepare":                   up("PREPARE a AS SELECT 1;"),
 		"copy from a file":          up("COPY a FROM '/srv/a.csv';"),
-		"alone":                     alone("CREATE INDEX CONCURRENTLY a_i ON a (id); -- done"),
+		"alone":                     alone("CREATE INDEX CONCURRENTLY IF NOT EXISTS a_i ON a (id); -- done"),
 		"alone, said outright":      "-- migrate:up transaction:true\nSELECT 1;\n-- migrate:down transaction:false\n",
 		"refresh in a transaction":  up("REFRESH MATERIALIZED VIEW CONCURRENTLY v;"),
 		"case expression":           up("UPDATE a SET role = CASE id WHEN 1 THEN 'x' END;"),
@@ -150,7 +150,7 @@ func TestLoadRefusesContent(t *testing.T) {
 		{"reset", up("RESET ALL;"), 2},
 		{"discard", up("DISCARD ALL;"), 2},
 		{"in the down section", "-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;\nRESET role;", 5},
-		{"two statements alone", alone("DROP INDEX CONCURRENTLY a;\nDROP INDEX CONCURRENTLY b;"), 3},
+		{"two statements alone", alone("DROP INDEX CONCURRENTLY IF EXISTS a;\nDROP INDEX CONCURRENTLY IF EXISTS b;"), 3},
 		{"concurrently in a transaction", up("CREATE UNIQUE INDEX CONCURRENTLY ON a (id);"), 2},
 		{"vacuum in a transaction", up("VACUUM a;"), 2},
 	} {

@@ -29,7 +29,8 @@ type Target struct {
 
 // Config is how to migrate.
 type Config struct {
-	// Workers is how many targets Up and Status work on at a time, each with a connection. Defaults to 4.
+	// Workers is how many targets are worked on at a time, each with a connection. Defaults to a quarter of the connections that the
+	// server of the first target has to spare, but 8 at most.
 	Workers int
 	// LockTimeout is how long a statement waits for a lock, while all who come after it wait for the statement. It is rounded to
 	// milliseconds; a negative one means no limit. It does not hold for CONCURRENTLY, for which nobody waits. Defaults to 2 s.
@@ -46,9 +47,6 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Workers <= 0 {
-		c.Workers = 4
-	}
 	c.LockTimeout = cmp.Or(c.LockTimeout, 2*time.Second)
 	c.LockRetries = cmp.Or(c.LockRetries, 4)
 	if c.Logger == nil {
@@ -98,45 +96,60 @@ func (m *Migrator) Apply(ctx context.Context, t Target) (Result, error) {
 }
 
 func (m *Migrator) apply(ctx context.Context, t Target) (applied []string, err error) {
-	s, err := open(ctx, t, m.cfg)
+	s, err := dial(ctx, t, m.cfg, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	if m.set.foreign(s.ledger) {
-		return nil, fmt.Errorf("%w: %s holds %d versions, none of which is among the files", ErrForeign, s.table, len(s.ledger))
-	}
-	if len(m.set.pending(s.ledger)) == 0 && !s.exposed {
-		return nil, nil
-	}
-	if err := s.lock(m.cfg); err != nil {
+	if err := s.enter(t, false, false); err != nil {
 		return nil, err
 	}
-	if err := s.ensureLedger(); err != nil {
+	if steps, err := m.set.forward(s.ledger); err != nil || len(steps) == 0 && !s.exposed {
 		return nil, err
 	}
-	err = m.runPending(s)
-	return s.applied, err
+	if err := s.enter(t, true, s.exists); err != nil {
+		return nil, err
+	}
+	return s.travel(m.set.forward)
 }
 
-// runPending runs what is due, and again what lost a contest for locks.
-func (m *Migrator) runPending(s *session) error {
-	lost := ""
-	for try := 1; ; try++ {
-		err := s.migrate(m.set)
+// travel runs what a course says, under the lock. It returns the names of the files that were run, also with an error.
+func (s *session) travel(c course) (done []string, err error) {
+	s.steps, err = c(s.ledger)
+	if err != nil || len(s.steps) == 0 && !s.exposed {
+		return nil, err
+	}
+	err = s.persist(func() (string, bool, error) { return "", true, s.ensureLedger() })
+	if err != nil {
+		return nil, err
+	}
+	err = s.persist(func() (string, bool, error) {
+		err := s.migrate()
 		if err == nil || len(s.steps) == 0 {
-			return err
+			return "", false, err
 		}
 		f := s.steps[0]
-		if f.Name != lost {
-			lost, try = f.Name, 1
+		return f.Name, f.section().transaction, f.wrap(err)
+	})
+	return s.done, err
+}
+
+// persist does again what lost a contest for locks, Config.LockRetries times for each name that it goes by, if it may be done again.
+func (s *session) persist(do func() (name string, again bool, err error)) error {
+	lost := ""
+	for try := 1; ; try++ {
+		name, again, err := do()
+		if err == nil {
+			return nil
 		}
-		err = f.wrap(err)
-		if !passing(err) || !f.up.transaction || s.conn.IsClosed() || try > m.cfg.LockRetries {
+		if name != lost {
+			lost, try = name, 1
+		}
+		if !again || !passing(err) || s.conn.IsClosed() || try > s.cfg.LockRetries {
 			return err
 		}
-		s.log.WarnContext(s.ctx, "lost a contest for locks; trying again", slog.String("file", f.Name), slog.Int("try", try), slog.Any("error", err))
-		if sleepErr := sleep(s.ctx, jitter(m.cfg.LockTimeout)); sleepErr != nil {
+		s.log.WarnContext(s.ctx, "lost a contest for locks; trying again", slog.String("file", name), slog.Int("try", try), slog.Any("error", err))
+		if s.sleep(jitter(s.cfg.LockTimeout)) != nil {
 			return err
 		}
 	}

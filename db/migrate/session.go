@@ -4,11 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,30 +26,59 @@ const (
 	lockPollMax = 250 * time.Millisecond
 )
 
-// session is one connection to one target, and what is known of it. It is used by one goroutine at a time.
+// session is one connection, the target that it is at, and what is known of that. It is used by one goroutine at a time.
 type session struct {
 	// ctx is kept because dbmate, which stands between the caller and the connection, has none to pass on.
-	ctx    context.Context
+	ctx  context.Context
+	cfg  Config
+	conn *pgx.Conn
+	// stop is closed when nothing new is to be waited for.
+	stop <-chan struct{}
+	// visited counts the targets that the connection was at.
+	visited int
+	log     *slog.Logger
+	visit
+}
+
+// visit is what a session knows of the target that it is at.
+type visit struct {
 	target Target
-	conn   *pgx.Conn
-	log    *slog.Logger
 	// scope is what the session was set to. Each file must leave it as it was.
 	scope scope
 	// table is the ledger, quoted and qualified.
-	table        string
-	ledgerExists bool
-	// exposed is whether others than its owner have rights on the ledger.
-	exposed bool
+	table string
+	ledgerState
 	// ledger holds the applied versions. While the lock is held it is the truth.
-	ledger  map[string]bool
-	locked  bool
-	timeout string // lock_timeout, as PostgreSQL reads it
+	ledger map[string]bool
+	locked bool
 
 	// steps are the files still to be run; the first is in hand.
-	steps   []*file
+	steps   []step
 	started time.Time // when the file in hand was begun
 	inTx    bool
-	applied []string
+	done    []string // the names of the files that were run
+}
+
+// ledgerState is what the catalogue says of a ledger.
+type ledgerState struct {
+	exists bool
+	// exposed is whether others than its owner have rights on it.
+	exposed bool
+	// sums is whether it has a column for checksums, which dbmate does not make.
+	sums bool
+}
+
+// step is one section of a file to be run.
+type step struct {
+	*file
+	back bool // the down section
+}
+
+func (s step) section() *section {
+	if s.back {
+		return &s.down
+	}
+	return &s.up
 }
 
 // scope is what decides where the names in a file lead, and with whose rights.
@@ -62,40 +91,27 @@ const scopeColumns = `current_setting('search_path'), current_user::text, sessio
 // exposedExpr is whether table c has a grant to another than its owner. Rights of the owner alone leave relacl null or one item.
 const exposedExpr = `exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)`
 
-// open connects to the target, sets up the session and reads the ledger. It changes nothing in the database.
-func open(ctx context.Context, t Target, cfg Config) (*session, error) {
+// dial connects to the target's database.
+func dial(ctx context.Context, t Target, cfg Config, stop <-chan struct{}) (*session, error) {
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	s := &session{
-		ctx:     ctx,
-		target:  t,
-		log:     cfg.Logger.With(slog.String("target", t.Name), slog.String("schema", t.Schema)),
-		table:   pgx.Identifier{t.Schema, ledgerName}.Sanitize(),
-		timeout: milliseconds(cfg.LockTimeout),
-	}
-	conn, err := pgx.ConnectConfig(ctx, s.connConfig())
+	s := &session{ctx: ctx, cfg: cfg, stop: stop, log: cfg.Logger}
+	conn, err := pgx.ConnectConfig(ctx, s.connConfig(t))
 	if err != nil {
 		return nil, err
 	}
 	s.conn = conn
-	err = s.setUp(cfg)
-	if err == nil {
-		err = s.readLedger()
-	}
-	if err != nil {
-		s.close()
-		return nil, err
-	}
 	return s, nil
 }
 
-func (s *session) connConfig() *pgx.ConnConfig {
-	c := s.target.Conn.Copy()
+func (s *session) connConfig(t Target) *pgx.ConnConfig {
+	c := t.Conn.Copy()
 	// Nothing is asked twice, so statements are not prepared.
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	c.StatementCacheCapacity, c.DescriptionCacheCapacity = 0, 0
 	c.RuntimeParams["application_name"] = "leasehold migrate"
+	c.RuntimeParams["client_encoding"] = "UTF8" // what literal makes is read in no other way
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}
@@ -110,86 +126,132 @@ func (s *session) connConfig() *pgx.ConnConfig {
 	return c
 }
 
-// setUp binds the session to the schema, in one round trip. A path may name what does not exist, so the schema is looked for.
-func (s *session) setUp(cfg Config) error {
+// script sends statements as one simple query: one round trip, and one transaction unless they say otherwise. It returns the
+// results of those that were finished, also with an error.
+func (s *session) script(statements ...string) ([]*pgconn.Result, error) {
+	results, err := s.conn.PgConn().Exec(s.ctx, strings.Join(statements, ";\n")).ReadAll()
+	for i, r := range results {
+		if r.Err != nil {
+			return results[:i], err
+		}
+	}
+	return results, err
+}
+
+// literal quotes a string so that it means the same whatever standard_conforming_strings says.
+func literal(s string) string {
+	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + "'"
+}
+
+// forget makes a session that was at another target as good as new. It is what the documentation of PostgreSQL gives as the
+// meaning of DISCARD ALL, which cannot travel with other statements.
+var forget = []string{
+	"close all", "set session authorization default", "reset all", "deallocate all", "unlisten *", "select pg_advisory_unlock_all()",
+	"discard plans", "discard temp", "discard sequences",
+}
+
+// enter binds the session to a target: it forgets the last one, sets search_path to the schema, and reads what stands there. With
+// lock it takes the schema's lock before it reads. If the ledger is known to exist all of this is one round trip.
+func (s *session) enter(t Target, lock, ledgerExists bool) error {
+	s.visit = visit{target: t, table: pgx.Identifier{t.Schema, ledgerName}.Sanitize()}
+	s.log = s.cfg.Logger.With(slog.String("target", t.Name), slog.String("schema", t.Schema))
+	err := s.look(lock, ledgerExists)
+	if ledgerExists && notThere(err) {
+		err = s.look(lock, false)
+	}
+	s.visited++
+	if err != nil || !lock || s.locked {
+		return err
+	}
+	if err := s.waitForLock(); err != nil {
+		return err
+	}
+	return s.look(false, s.exists)
+}
+
+// look does what enter says, without waiting for the lock.
+func (s *session) look(lock, ledgerExists bool) error {
+	var statements []string
+	if s.visited > 0 && !s.locked {
+		statements = append(statements, forget...)
+	}
+	statements = append(statements, s.settings(lock), "select "+scopeColumns, `select c.oid is not null, `+exposedExpr+`,
+			exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attname = 'checksum' and not attisdropped)
+		from pg_catalog.pg_namespace n left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = `+literal(ledgerName)+`
+		where n.nspname = `+literal(s.target.Schema))
+	if ledgerExists {
+		statements = append(statements, s.versions())
+	}
+	results, err := s.script(statements...)
+	if err != nil {
+		return err
+	}
+	if ledgerExists {
+		s.ledger = versionSet(results[len(results)-1])
+		results = results[:len(results)-1]
+	}
+	catalogue, now, settings := results[len(results)-1].Rows, results[len(results)-2].Rows[0], results[len(results)-3].Rows[0]
+	s.locked = s.locked || isTrue(settings[0])
+	s.scope = newScope(now)
+	if len(catalogue) == 0 {
+		return fmt.Errorf("%w: %q in database %q", ErrSchemaMissing, s.target.Schema, s.conn.Config().Database)
+	}
+	s.ledgerState = ledgerState{exists: isTrue(catalogue[0][0]), exposed: isTrue(catalogue[0][1]), sums: isTrue(catalogue[0][2])}
+	switch {
+	case ledgerExists:
+	case s.exists:
+		results, err := s.script(s.versions())
+		if err != nil {
+			return fmt.Errorf("read %s: %w", s.table, err)
+		}
+		s.ledger = versionSet(results[0])
+	default:
+		s.ledger = map[string]bool{}
+	}
+	return nil
+}
+
+// settings is the statement that sets the session up. Its first column is whether the lock was taken. A path may name what does not
+// exist, so the schema is looked for afterwards.
+func (s *session) settings(lock bool) string {
 	path := pgx.Identifier{s.target.Schema}.Sanitize()
 	if ext := s.target.ExtensionSchema; ext != "" {
 		path += ", " + pgx.Identifier{ext}.Sanitize()
 	}
-	path += ", pg_temp"
-	batch := &pgx.Batch{}
-	batch.Queue(`select set_config('search_path', $1, false), set_config('lock_timeout', $2, false), set_config('standard_conforming_strings', 'on', false)`,
-		path, s.timeout)
-	if cfg.StatementTimeout > 0 {
-		batch.Queue(`select set_config('statement_timeout', $1, false)`, milliseconds(cfg.StatementTimeout))
+	columns := []string{"false"}
+	if lock {
+		columns[0] = fmt.Sprintf("pg_try_advisory_lock(%d)", lockKey(s.target.Schema))
 	}
-	batch.Queue(`select ` + scopeColumns).QueryRow(s.scope.scan)
-	batch.Queue(`select c.oid is not null, `+exposedExpr+` from pg_catalog.pg_namespace n
-		left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = $2 where n.nspname = $1`,
-		s.target.Schema, ledgerName).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(&s.ledgerExists, &s.exposed)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fmt.Errorf("%w: %q in database %q", ErrSchemaMissing, s.target.Schema, s.conn.Config().Database)
-		}
-		return err
-	})
-	return s.conn.SendBatch(s.ctx, batch).Close()
+	set := func(name, value string) {
+		columns = append(columns, "set_config("+literal(name)+", "+literal(value)+", false)")
+	}
+	set("search_path", path+", pg_temp")
+	set("lock_timeout", milliseconds(s.cfg.LockTimeout))
+	set("standard_conforming_strings", "on")
+	if s.cfg.StatementTimeout > 0 {
+		set("statement_timeout", milliseconds(s.cfg.StatementTimeout))
+	}
+	return "select " + strings.Join(columns, ", ")
 }
 
-func (c *scope) scan(row pgx.Row) error {
-	return row.Scan(&c.path, &c.user, &c.sessionUser, &c.backend)
+func isTrue(value []byte) bool { return string(value) == "t" }
+
+func newScope(row [][]byte) scope {
+	return scope{path: string(row[0]), user: string(row[1]), sessionUser: string(row[2]), backend: string(row[3])}
 }
 
-// readLedger reads the applied versions.
-func (s *session) readLedger() (err error) {
-	s.ledger = map[string]bool{}
-	if s.ledgerExists {
-		s.ledger, err = readVersions(s.ctx, s.conn, s.table)
-	}
-	return err
-}
-
-// readVersions reads what stands in a ledger.
-func readVersions(ctx context.Context, q interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, table string) (map[string]bool, error) {
-	rows, err := q.Query(ctx, `select version from `+table)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", table, err)
-	}
-	ledger := map[string]bool{}
-	var version string
-	_, err = pgx.ForEachRow(rows, []any{&version}, func() error {
-		ledger[version] = true
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", table, err)
-	}
-	return ledger, nil
-}
-
-// lock takes the advisory lock of the schema and looks at the ledger again. It asks and asks again instead of waiting inside the
-// server, where it would hold a snapshot that a CREATE INDEX CONCURRENTLY of the lock's holder waits for.
-func (s *session) lock(cfg Config) error {
+// waitForLock takes the advisory lock of the schema. It asks and asks again instead of waiting inside the server, where it would
+// hold a snapshot that a CREATE INDEX CONCURRENTLY of the lock's holder waits for.
+func (s *session) waitForLock() error {
+	s.log.DebugContext(s.ctx, "waiting for another runner")
 	for pause := lockPollMin; ; pause = min(2*pause, lockPollMax) {
-		if err := s.conn.QueryRow(s.ctx, `select pg_try_advisory_lock($1)`, lockKey(s.target.Schema)).Scan(&s.locked); err != nil {
+		if err := s.sleep(jitter(pause)); err != nil {
 			return err
 		}
-		if s.locked {
-			break
-		}
-		if pause == lockPollMin {
-			s.log.DebugContext(s.ctx, "waiting for another runner")
-		}
-		if err := sleep(s.ctx, jitter(pause)); err != nil {
+		if err := s.conn.QueryRow(s.ctx, `select pg_try_advisory_lock($1)`, lockKey(s.target.Schema)).Scan(&s.locked); err != nil || s.locked {
 			return err
 		}
 	}
-	if err := s.setUp(cfg); err != nil {
-		return err
-	}
-	return s.readLedger()
 }
 
 // lockKey is the key of the advisory lock of a schema. PostgreSQL itself keeps the locks of different databases apart.
@@ -197,96 +259,6 @@ func lockKey(schema string) int64 {
 	sum := sha256.Sum256([]byte("leasehold migrate " + schema))
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
-
-// ensureLedger creates the ledger as dbmate would, and takes away what default privileges gave to others, in one transaction.
-func (s *session) ensureLedger() error {
-	if s.ledgerExists && !s.exposed {
-		return nil
-	}
-	err := pgx.BeginFunc(s.ctx, s.conn, func(tx pgx.Tx) error {
-		if !s.ledgerExists {
-			if _, err := tx.Exec(s.ctx, `create table `+s.table+` (version varchar primary key)`); err != nil {
-				return err
-			}
-		}
-		return s.concealLedger()
-	})
-	if err != nil {
-		return fmt.Errorf("create %s: %w", s.table, err)
-	}
-	s.ledgerExists, s.exposed = true, false
-	return nil
-}
-
-// concealLedger revokes all rights on the ledger from all but its owner.
-func (s *session) concealLedger() error {
-	rows, err := s.conn.Query(s.ctx, `select distinct case a.grantee when 0 then 'PUBLIC' else quote_ident(pg_get_userbyid(a.grantee)) end
-		from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) a
-		where n.nspname = $1 and c.relname = $2 and a.grantee <> c.relowner`, s.target.Schema, ledgerName)
-	if err != nil {
-		return err
-	}
-	grantees, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	for _, grantee := range grantees {
-		if _, err := s.conn.Exec(s.ctx, `revoke all on table `+s.table+` from `+grantee+` cascade`); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// record writes or removes the version of the file in hand with the given statement, which takes the version as $1 and holds
-// scopeCondition. It does so only if the file left the scope and the transaction as they were.
-func (s *session) record(version, statement string) error {
-	if len(s.steps) == 0 || s.steps[0].Version != version {
-		return fmt.Errorf("version %s is not the one in hand", version)
-	}
-	want := byte('I')
-	if s.inTx {
-		want = 'T'
-	}
-	if got := s.conn.PgConn().TxStatus(); got != want {
-		return fmt.Errorf("%w: the state of the transaction is %q, not %q", ErrScopeChanged, got, want)
-	}
-	var (
-		now      scope
-		recorded bool
-		batch    = &pgx.Batch{}
-	)
-	batch.Queue(`select ` + scopeColumns).QueryRow(now.scan)
-	batch.Queue(statement, version, s.scope.path, s.scope.user, s.scope.sessionUser, s.scope.backend).Exec(
-		func(tag pgconn.CommandTag) error {
-			recorded = tag.RowsAffected() == 1
-			return nil
-		})
-	batch.Queue(`select `+exposedExpr+` from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-		where n.nspname = $1 and c.relname = $2`, s.target.Schema, ledgerName).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&s.exposed)
-	})
-	err := s.conn.SendBatch(s.ctx, batch).Close()
-	if now != s.scope && now != (scope{}) {
-		return fmt.Errorf("%w: %s", ErrScopeChanged, s.scope.difference(now))
-	}
-	if err != nil {
-		return fmt.Errorf("record in %s: %w", s.table, err)
-	}
-	if !recorded {
-		return fmt.Errorf("record in %s: no row was changed", s.table)
-	}
-	if s.exposed {
-		if err := s.concealLedger(); err != nil {
-			return fmt.Errorf("revoke rights on %s: %w", s.table, err)
-		}
-		s.exposed = false
-	}
-	return nil
-}
-
-// scopeCondition holds, in SQL, if the scope is the one whose parts are $2 to $5.
-const scopeCondition = `current_setting('search_path') = $2 and current_user::text = $3 and session_user::text = $4 and pg_backend_pid()::text = $5`
 
 // difference tells where now is not what it was.
 func (c scope) difference(now scope) string {
@@ -337,13 +309,15 @@ func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d)
 }
 
-// sleep waits for d or the end of ctx.
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep waits for d, or until it is not worth while any more.
+func (s *session) sleep(d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	case <-s.stop:
+		return ErrStopped
 	case <-timer.C:
 		return nil
 	}

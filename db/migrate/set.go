@@ -2,9 +2,11 @@ package migrate
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -34,6 +36,7 @@ type file struct {
 	File
 	path     string
 	content  string
+	checksum [sha256.Size]byte // of content
 	up, down section
 }
 
@@ -47,6 +50,8 @@ type section struct {
 	transaction bool
 	// concurrently is whether it says CONCURRENTLY: it waits for other transactions, but nobody waits for it.
 	concurrently bool
+	// index is the name of the index that is created concurrently, as the catalogue has it.
+	index string
 }
 
 // span is where a statement stands in its section's text, without the space around it.
@@ -95,7 +100,7 @@ func Load(fsys fs.FS, dir string) (*Set, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read migrations: %w", err)
 		}
-		f.content = string(content)
+		f.content, f.checksum = string(content), sha256.Sum256(content)
 		errs = append(errs, f.check()...)
 		set.files = append(set.files, f)
 	}
@@ -130,9 +135,71 @@ func (s *Set) pending(ledger map[string]bool) []*file {
 	return files
 }
 
-// foreign reports whether the ledger is that of other files than these.
-func (s *Set) foreign(ledger map[string]bool) bool {
-	return len(ledger) > 0 && len(s.pending(ledger)) == len(s.files)
+// course tells what is to be run in a target, given the versions in its ledger.
+type course func(ledger map[string]bool) ([]step, error)
+
+// forward is the course of Up: what is pending, if the ledger is not that of other files.
+func (s *Set) forward(ledger map[string]bool) ([]step, error) {
+	pending := s.pending(ledger)
+	if len(ledger) > 0 && len(pending) == len(s.files) {
+		return nil, fmt.Errorf("%w: the ledger holds %d versions, none of which is among the files", ErrForeign, len(ledger))
+	}
+	steps := make([]step, len(pending))
+	for i, f := range pending {
+		steps[i] = step{file: f}
+	}
+	return steps, nil
+}
+
+// backward is the course of Rollback: those of the given files, the oldest of which is first, that are in the ledger, the newest
+// first. What stands in the ledger and comes after the first of them may depend on it, so it must be among them.
+func (s *Set) backward(undo []*file) course {
+	return func(ledger map[string]bool) ([]step, error) {
+		var steps []step
+		rest := maps.Clone(ledger)
+		for _, f := range slices.Backward(undo) {
+			if ledger[f.Version] {
+				steps = append(steps, step{file: f, back: true})
+				delete(rest, f.Version)
+			}
+		}
+		if len(steps) == 0 {
+			return nil, nil
+		}
+		oldest := steps[len(steps)-1].Version
+		for _, version := range slices.Sorted(maps.Keys(rest)) {
+			if version > oldest {
+				return nil, fmt.Errorf("%w: version %s was applied and comes after %s, and is not to be rolled back with it", ErrNoWayBack, version, oldest)
+			}
+		}
+		return steps, nil
+	}
+}
+
+// after returns the files that come after the one with the given version or name; all of them come after "0".
+func (s *Set) after(place string) ([]*file, error) {
+	if place == "0" {
+		return s.files, nil
+	}
+	for i, f := range s.files {
+		if f.Version == place || f.Name == place {
+			return s.files[i+1:], nil
+		}
+	}
+	return nil, fmt.Errorf("no migration has the version or the name %q", place)
+}
+
+// last returns the last n of the files that at least one of the ledgers holds, and those that come between them.
+func (s *Set) last(n int, ledgers []map[string]bool) []*file {
+	for i, f := range slices.Backward(s.files) {
+		if slices.ContainsFunc(ledgers, func(ledger map[string]bool) bool { return ledger[f.Version] }) {
+			n--
+		}
+		if n == 0 {
+			return s.files[i:]
+		}
+	}
+	return s.files
 }
 
 func (s *Set) checkVersions() []error {

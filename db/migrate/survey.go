@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,9 +16,13 @@ import (
 // than their number when there are many.
 const surveyChunk = 1000
 
+// surveyWorkers is how many queries run at a time, if nobody says how many workers there are to be.
+const surveyWorkers = 4
+
 // finding is what a survey says of one target. It may be out of date by the time that it is read.
 type finding struct {
 	ledger  map[string]bool // shared between targets with the same versions: not to be changed
+	exists  bool            // the ledger is there
 	exposed bool            // others than its owner have rights on the ledger
 	err     error           // not wrapped
 }
@@ -33,7 +38,9 @@ func (m *Migrator) survey(ctx context.Context, targets []Target) []finding {
 			chunks, indexes = append(chunks, indexes[:n]), indexes[n:]
 		}
 	}
-	m.each(ctx, len(chunks), func(i int) { s.read(ctx, chunks[i]) })
+	readers := make([]reader, min(cmp.Or(m.cfg.Workers, surveyWorkers), len(chunks)))
+	each(len(readers), len(chunks), func() bool { return ctx.Err() == nil },
+		func(n, i int) { s.read(ctx, &readers[n], chunks[i]) }, func(n int) { readers[n].close() })
 	for i := range s.found {
 		if f := &s.found[i]; f.ledger == nil && f.err == nil { // not reached
 			f.err = contextError(ctx)
@@ -60,17 +67,13 @@ type digest struct {
 
 // byDatabase groups the targets that one connection can read. Those that are not valid are done with.
 func (s *surveyor) byDatabase() [][]int {
-	type database struct {
-		host, name, user string
-		port             uint16
-	}
 	numbers := make(map[database]int)
 	var groups [][]int
 	for i, t := range s.targets {
 		if s.found[i].err = t.validate(); s.found[i].err != nil {
 			continue
 		}
-		at := database{t.Conn.Host, t.Conn.Database, t.Conn.User, t.Conn.Port}
+		at := databaseOf(t.Conn)
 		n, ok := numbers[at]
 		if !ok {
 			n = len(groups)
@@ -82,42 +85,65 @@ func (s *surveyor) byDatabase() [][]int {
 	return groups
 }
 
+// reader is a connection that reads one chunk after the other.
+type reader struct{ s *session }
+
+// open makes sure that the reader is connected to the target's database.
+func (r *reader) open(ctx context.Context, t Target, cfg Config) (err error) {
+	if r.s != nil && databaseOf(r.s.target.Conn) == databaseOf(t.Conn) {
+		return nil
+	}
+	r.close()
+	if r.s, err = dial(ctx, t, cfg, nil); err == nil {
+		r.s.target = t
+	}
+	return err
+}
+
+func (r *reader) close() {
+	if r.s != nil {
+		r.s.close()
+		r.s = nil
+	}
+}
+
 // read reads some targets of one database.
-func (s *surveyor) read(ctx context.Context, indexes []int) {
-	err := s.readTogether(ctx, indexes)
+func (s *surveyor) read(ctx context.Context, r *reader, indexes []int) {
+	err := s.readTogether(ctx, r, indexes)
+	if err == nil {
+		return
+	}
+	r.close()
 	var pgErr *pgconn.PgError
-	if err != nil && ctx.Err() == nil && errors.As(err, &pgErr) && pgErr.Code[:2] != "08" && pgErr.Code[:2] != "28" && pgErr.Code[:2] != "3D" {
+	if ctx.Err() == nil && errors.As(err, &pgErr) && pgErr.Code[:2] != "08" && pgErr.Code[:2] != "28" && pgErr.Code[:2] != "3D" {
 		for _, i := range indexes {
 			s.found[i] = s.readAlone(ctx, s.targets[i])
 		}
 		return
 	}
-	if err != nil {
-		for _, i := range indexes {
-			s.found[i] = finding{err: err}
-		}
+	for _, i := range indexes {
+		s.found[i] = finding{err: err}
 	}
 }
 
 func (s *surveyor) readAlone(ctx context.Context, t Target) finding {
-	session, err := open(ctx, t, s.m.cfg)
+	session, err := dial(ctx, t, s.m.cfg, nil)
 	if err != nil {
 		return finding{err: err}
 	}
 	defer session.close()
-	return finding{ledger: session.ledger, exposed: session.exposed}
+	if err := session.enter(t, false, false); err != nil {
+		return finding{err: err}
+	}
+	return finding{ledger: session.ledger, exists: session.exists, exposed: session.exposed}
 }
 
 // readTogether reads the targets in one transaction, so that a digest and the ledger that it stands for are of one moment.
-func (s *surveyor) readTogether(ctx context.Context, indexes []int) error {
-	session := &session{ctx: ctx, target: s.targets[indexes[0]], log: s.m.cfg.Logger}
-	conn, err := pgx.ConnectConfig(ctx, session.connConfig())
-	if err != nil {
+func (s *surveyor) readTogether(ctx context.Context, r *reader, indexes []int) error {
+	if err := r.open(ctx, s.targets[indexes[0]], s.m.cfg); err != nil {
 		return err
 	}
-	session.conn = conn
-	defer session.close()
-	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, r.s.conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		ledgers, err := s.findLedgers(ctx, tx, indexes)
 		if err != nil || len(ledgers) == 0 {
 			return err
@@ -146,7 +172,7 @@ func (s *surveyor) findLedgers(ctx context.Context, tx pgx.Tx, indexes []int) ([
 	)
 	_, err = pgx.ForEachRow(rows, []any{&n, &exists, &exposed}, func() error {
 		i := indexes[n-1]
-		s.found[i] = finding{ledger: map[string]bool{}, exposed: exposed}
+		s.found[i] = finding{ledger: map[string]bool{}, exists: exists, exposed: exposed}
 		if exists {
 			ledgers = append(ledgers, i)
 		}

@@ -33,7 +33,7 @@ func TestStatusOfAMixedFleet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 6)
 	m := migrate.New(load(t, product()), migrate.Config{})
-	if _, err := m.Up(t.Context(), f.targets[:4], nil); err != nil {
+	if _, err := m.Up(t.Context(), f.targets[:4], migrate.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	f.exec(t, "DELETE FROM t_1.schema_migrations WHERE version = '20260103000000'")
@@ -82,17 +82,17 @@ func TestUpOpensNoSessionForWhatIsCurrent(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 20)
 	m := migrate.New(load(t, product()), migrate.Config{})
-	if _, err := m.Up(t.Context(), f.targets, nil); err != nil {
+	if _, err := m.Up(t.Context(), f.targets, migrate.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	f.exec(t, "GRANT SELECT ON t_7.schema_migrations TO PUBLIC")
 	f.exec(t, "DROP INDEX t_9.invoices_customer; DELETE FROM t_9.schema_migrations WHERE version = '20260103000000'")
 	opened := f.counted()
-	report, err := m.Up(t.Context(), f.targets, nil)
+	report, err := m.Up(t.Context(), f.targets, migrate.Options{})
 	if err != nil || len(report.Current) != 19 || len(report.Applied) != 1 {
 		t.Errorf("got %d current, %d applied, %v", len(report.Current), len(report.Applied), err)
 	}
-	if n := opened.Load(); n != 3 { // the survey, the ledger that others could read, and the index
+	if n := opened.Load(); n != 4 { // the survey, the number of workers, the ledger that others could read, and the index
 		t.Errorf("%d connections were opened", n)
 	}
 	if left := f.strings(t, "SELECT relname::text FROM pg_class WHERE relname = 'schema_migrations' AND EXISTS (SELECT FROM aclexplode(relacl) a WHERE a.grantee = 0)"); len(left) > 0 {

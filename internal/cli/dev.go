@@ -136,7 +136,7 @@ func migrateAll(ctx context.Context, r *runner, m *migrate.Migrator, dir *direct
 	if err != nil {
 		return err
 	}
-	_, err = m.Up(ctx, targets, nil)
+	_, err = m.Up(ctx, targets, migrate.Options{})
 	if failed := (*migrate.FailedError)(nil); errors.As(err, &failed) {
 		r.showFailed(failed, "run: leasehold migrate up; until then they are served as they are")
 		return nil

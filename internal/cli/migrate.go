@@ -78,7 +78,7 @@ func (c *migrateUpCmd) Run(ctx context.Context, r *runner) error {
 		return err
 	}
 	p := r.newProgress(len(targets))
-	report, err := m.Up(ctx, targets, p.done)
+	report, err := m.Up(ctx, targets, migrate.Options{Progress: p.done})
 	p.stop()
 	if printErr := r.print(newReportView(report), func(w io.Writer) { writeReport(w, report) }); printErr != nil {
 		return printErr

@@ -1,0 +1,180 @@
+package migrate
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ledgerName is the table that dbmate uses if nobody tells it otherwise.
+const ledgerName = "schema_migrations"
+
+// versions is the statement that reads the applied versions.
+func (s *session) versions() string { return "select version from " + s.table }
+
+func versionSet(r *pgconn.Result) map[string]bool {
+	ledger := make(map[string]bool, len(r.Rows))
+	for _, row := range r.Rows {
+		ledger[string(row[0])] = true
+	}
+	return ledger
+}
+
+// readVersions reads what stands in a ledger.
+func readVersions(ctx context.Context, q interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, table string) (map[string]bool, error) {
+	rows, err := q.Query(ctx, `select version from `+table)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", table, err)
+	}
+	ledger := map[string]bool{}
+	var version string
+	_, err = pgx.ForEachRow(rows, []any{&version}, func() error {
+		ledger[version] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", table, err)
+	}
+	return ledger, nil
+}
+
+// ensureLedger creates the ledger as dbmate would, with a column for checksums besides, and takes away what default privileges gave
+// to others, in one transaction.
+func (s *session) ensureLedger() error {
+	if s.exists && !s.exposed && s.sums {
+		return nil
+	}
+	err := pgx.BeginFunc(s.ctx, s.conn, func(tx pgx.Tx) error {
+		statement := ""
+		switch {
+		case !s.exists:
+			statement = `create table ` + s.table + ` (version varchar primary key, checksum bytea)`
+		case !s.sums:
+			statement = `alter table ` + s.table + ` add column if not exists checksum bytea`
+		}
+		if _, err := tx.Exec(s.ctx, statement); err != nil {
+			return err
+		}
+		return s.concealLedger()
+	})
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", s.table, err)
+	}
+	s.ledgerState = ledgerState{exists: true, sums: true}
+	return nil
+}
+
+// concealLedger revokes all rights on the ledger from all but its owner.
+func (s *session) concealLedger() error {
+	rows, err := s.conn.Query(s.ctx, `select distinct case a.grantee when 0 then 'PUBLIC' else quote_ident(pg_get_userbyid(a.grantee)) end
+		from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) a
+		where n.nspname = $1 and c.relname = $2 and a.grantee <> c.relowner`, s.target.Schema, ledgerName)
+	if err != nil {
+		return err
+	}
+	grantees, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, grantee := range grantees {
+		if _, err := s.conn.Exec(s.ctx, `revoke all on table `+s.table+` from `+grantee+` cascade`); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// guard is, in SQL, true if the session still has its scope; else it is an error. It stands in the statement that writes the ledger, so
+// that nothing is recorded elsewhere or by somebody else.
+func (s *session) guard(more string) string {
+	return fmt.Sprintf(`1 / case when current_setting('search_path') = %s and current_user::text = %s and session_user::text = %s
+		and pg_backend_pid()::text = %s%s then 1 else 0 end = 1`,
+		literal(s.scope.path), literal(s.scope.user), literal(s.scope.sessionUser), literal(s.scope.backend), more)
+}
+
+// writeLedger is the statement that records the step in hand.
+func (s *session) writeLedger(guard string) string {
+	f := s.steps[0]
+	if f.back {
+		return "delete from " + s.table + " where version = " + literal(f.Version) + " and " + guard
+	}
+	return fmt.Sprintf(`insert into %s (version, checksum) select %s, %s::bytea where %s`,
+		s.table, literal(f.Version), literal(`\x`+hex.EncodeToString(f.checksum[:])), guard)
+}
+
+// exposedNow is exposedExpr of the ledger. It needs no right on the schema.
+func (s *session) exposedNow() string {
+	return "(select " + exposedExpr + " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = " +
+		literal(s.target.Schema) + " and c.relname = " + literal(ledgerName) + ")"
+}
+
+const savepoint = "leasehold_record"
+
+// commit records the step in hand and ends the transaction that ran it, in one round trip. It does so only if the file left the
+// scope and the transaction as they were, and the ledger out of the reach of others.
+func (s *session) commit() error {
+	for {
+		results, err := s.script("savepoint "+savepoint, "select "+scopeColumns+", "+s.exposedNow(),
+			s.writeLedger(s.guard(" and not "+s.exposedNow())), "commit")
+		if err == nil {
+			return s.wasCommitted(results)
+		}
+		switch {
+		case len(results) >= 3:
+			return fmt.Errorf("commit: %w", err)
+		case len(results) < 2 || len(results[1].Rows) == 0:
+			return fmt.Errorf("record in %s: %w", s.table, err)
+		}
+		now := results[1].Rows[0]
+		if changed := newScope(now); changed != s.scope {
+			return fmt.Errorf("%w: %s", ErrScopeChanged, s.scope.difference(changed))
+		}
+		if !isTrue(now[4]) {
+			return fmt.Errorf("record in %s: %w", s.table, err)
+		}
+		if _, err := s.script("rollback to savepoint " + savepoint); err != nil {
+			return err
+		}
+		if err := s.concealLedger(); err != nil {
+			return fmt.Errorf("revoke rights on %s: %w", s.table, err)
+		}
+	}
+}
+
+// wasCommitted looks at the answers to a commit that brought no error.
+func (s *session) wasCommitted(results []*pgconn.Result) error {
+	if n := results[2].CommandTag.RowsAffected(); n != 1 {
+		return fmt.Errorf("record in %s: %d rows were changed, not 1", s.table, n)
+	}
+	return nil
+}
+
+// record records the step in hand, which ran without a transaction.
+func (s *session) record() error {
+	results, err := s.script("select "+scopeColumns+", "+s.exposedNow(), s.writeLedger(s.guard("")))
+	if len(results) > 0 && len(results[0].Rows) > 0 {
+		now := results[0].Rows[0]
+		if changed := newScope(now); changed != s.scope {
+			return fmt.Errorf("%w: %s", ErrScopeChanged, s.scope.difference(changed))
+		}
+		s.exposed = isTrue(now[4])
+	}
+	if err != nil {
+		return fmt.Errorf("record in %s: %w", s.table, err)
+	}
+	if n := results[1].CommandTag.RowsAffected(); n != 1 {
+		return fmt.Errorf("record in %s: %d rows were changed, not 1", s.table, n)
+	}
+	if s.exposed {
+		if err := s.concealLedger(); err != nil {
+			return fmt.Errorf("revoke rights on %s: %w", s.table, err)
+		}
+		s.exposed = false
+	}
+	return nil
+}
