@@ -467,3 +467,54 @@ func TestValuesAreStoredWithTheTenantsOwnTypes(t *testing.T) {
 		}
 	}
 }
+
+// lastMoment is a context that ends when it is first asked for its channel while a call waits, just after give was called.
+type lastMoment struct {
+	context.Context
+	db   *tenantdb.DB
+	give func()
+	once sync.Once
+	done chan struct{}
+}
+
+func (c *lastMoment) Done() <-chan struct{} {
+	if c.db.Stat().Waiting > 0 {
+		c.once.Do(func() {
+			c.give()
+			close(c.done)
+		})
+	}
+	return c.done
+}
+
+func (c *lastMoment) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// A call that is granted a connection at the moment at which it gives up gives it back.
+func TestACallThatGivesUpKeepsNothing(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	db := f.open(t, tenantdb.Config{MaxConns: 1})
+	for range 12 { // it chooses between the grant and the end by chance
+		holder, err := db.Begin(f.ctx(t, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := &lastMoment{Context: f.ctx(t, 0), db: db, done: make(chan struct{}), give: func() {
+			if err := holder.Rollback(f.ctx(t, 0)); err != nil {
+				t.Error(err)
+			}
+		}}
+		if _, err := db.Exec(ctx, "SELECT 1"); !errors.Is(err, context.Canceled) {
+			t.Errorf("error = %v, want that the context was cancelled", err)
+		}
+		eventually(t, func() bool { return db.Stat().InUse == 0 })
+		mustOwn(t, f.ctx(t, 0), db, f.tenants[0])
+	}
+}
