@@ -109,15 +109,7 @@ func BenchmarkStatus(b *testing.B) {
 				b.Skip("it makes many schemas")
 			}
 			f := newFleet(b, 0)
-			f.exec(b, fmt.Sprintf(`DO $$ BEGIN FOR i IN 0..%d LOOP
-				EXECUTE format('CREATE SCHEMA t_%%s', i);
-				EXECUTE format('CREATE TABLE t_%%s.schema_migrations (version varchar PRIMARY KEY)', i);
-				EXECUTE format('INSERT INTO t_%%s.schema_migrations VALUES (''20260101000000''), (''20260102000000''), (''20260103000000'')', i);
-				IF i %% 200 = 0 THEN COMMIT; END IF;
-			END LOOP; END $$`, tenants-1))
-			for i := range tenants {
-				f.targets = append(f.targets, f.target(b, fmt.Sprintf("acme%d", i), fmt.Sprintf("t_%d", i)))
-			}
+			f.targets = f.schemas(b, "t", tenants)
 			m := migrate.New(load(b, product()), migrate.Config{})
 			b.ResetTimer()
 			for b.Loop() {

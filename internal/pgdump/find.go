@@ -1,0 +1,109 @@
+package pgdump
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+const programName = "pg_dump"
+
+// distributions match the folders where distributions put PostgreSQL's programs.
+var distributions = []string{
+	"/usr/lib/postgresql/*/bin",                          // Debian, Ubuntu
+	"/usr/lib/postgresql*/bin",                           // SUSE
+	"/usr/pgsql-*/bin",                                   // Red Hat, from postgresql.org
+	"/usr/libexec/postgresql*",                           // Alpine
+	"/usr/local/pgsql/bin",                               // built from source
+	"/opt/homebrew/opt/postgresql@*/bin",                 // Homebrew on ARM
+	"/usr/local/opt/postgresql@*/bin",                    // Homebrew on Intel
+	"/opt/homebrew/opt/libpq/bin",                        // Homebrew, programs of the client only
+	"/Applications/Postgres.app/Contents/Versions/*/bin", // Postgres.app
+}
+
+// folders are where pg_dump may be.
+func folders(ctx context.Context) []string {
+	var dirs []string
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if filepath.IsAbs(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
+		dirs = append(dirs, strings.TrimSpace(string(out)))
+	}
+	for _, glob := range distributions {
+		if found, err := filepath.Glob(glob); err == nil {
+			dirs = append(dirs, found...)
+		}
+	}
+	return dirs
+}
+
+// find returns the pg_dump in binDir, or the oldest on the machine that is not older than the server: what it writes is the
+// closest to what the server's own would.
+func find(ctx context.Context, binDir string, server int) (string, error) {
+	dirs := []string{binDir}
+	if binDir == "" {
+		dirs = folders(ctx)
+	}
+	var (
+		best    string
+		oldest  int
+		misfits []string
+	)
+	for _, dir := range dirs {
+		program := filepath.Join(dir, programName)
+		major, err := version(ctx, program)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			misfits = append(misfits, fmt.Sprintf("%s: %v", program, err))
+		case major < server:
+			misfits = append(misfits, fmt.Sprintf("%s has version %d", program, major))
+		case best == "" || major < oldest:
+			best, oldest = program, major
+		}
+	}
+	if best != "" {
+		return best, nil
+	}
+	where := "on PATH, by pg_config or in the folders of the distributions"
+	if binDir != "" {
+		where = "in " + binDir
+	}
+	found := ""
+	if len(misfits) > 0 {
+		found = " (" + strings.Join(misfits, "; ") + ")"
+	}
+	return "", fmt.Errorf("%w: it has version %d, and %s there is none of %d or newer%s: install postgresql-client-%d (Debian, Ubuntu) or postgresql%d (Red Hat, Alpine, SUSE)",
+		ErrNoProgram, server, where, server, found, server, server)
+}
+
+var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
+
+// version is a program's major version. The error is fs.ErrNotExist if there is no such program.
+func version(ctx context.Context, program string) (int, error) {
+	if _, err := os.Stat(program); err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, program, "--version")
+	cmd.Dir = "/"
+	cmd.Env = environment()
+	out, err := cmd.Output()
+	if err != nil {
+		return 0, fmt.Errorf("it cannot be run: %w", err)
+	}
+	match := versionPattern.FindSubmatch(out)
+	if match == nil {
+		return 0, errors.New("it does not tell its version")
+	}
+	return strconv.Atoi(string(match[1]))
+}
