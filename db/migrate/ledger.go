@@ -107,10 +107,11 @@ func (s *session) writeLedger(guard string) string {
 		s.table, literal(f.Version), literal(`\x`+hex.EncodeToString(f.checksum[:])), guard)
 }
 
-// exposedNow is exposedExpr of the ledger. It needs no right on the schema.
+// exposedNow is exposedExpr of the ledger. It needs no right on the schema, and is written so that it never reads the entries of the
+// other tenants' ledgers, which have the same name.
 func (s *session) exposedNow() string {
-	return "(select " + exposedExpr + " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = " +
-		literal(s.target.Schema) + " and c.relname = " + literal(ledgerName) + ")"
+	return "(select " + exposedExpr + " from pg_catalog.pg_class c where c.relname = " + literal(ledgerName) +
+		" and c.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = " + literal(s.target.Schema) + "))"
 }
 
 const savepoint = "leasehold_record"

@@ -177,7 +177,8 @@ func (s *session) look(lock, ledgerExists bool) error {
 	}
 	statements = append(statements, s.settings(lock), "select "+scopeColumns, `select c.oid is not null, `+exposedExpr+`,
 			exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attname = 'checksum' and not attisdropped)
-		from pg_catalog.pg_namespace n left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = `+literal(ledgerName)+`
+		from pg_catalog.pg_namespace n left join lateral (select oid, relacl, relowner from pg_catalog.pg_class
+			where relnamespace = n.oid and relname = `+literal(ledgerName)+` offset 0) c on true
 		where n.nspname = `+literal(s.target.Schema))
 	if ledgerExists {
 		statements = append(statements, s.versions())
