@@ -20,16 +20,21 @@ type Config struct {
 	// own the database. It is copied. Required.
 	ConnConfig *pgx.ConnConfig
 	// SecretKey is what the passwords of runtime logins are derived from: at least 16 random bytes, the same in every
-	// process. Required by Directory.RuntimeConn, Directory.LoginConn and Directory.Create.
+	// process. Required by Directory.RuntimeConn, LoginConn, Create, FillSpares and KeepSpares.
 	SecretKey []byte
-	// Migrator migrates the schema of each new tenant. Required by Directory.Create.
+	// Migrator migrates the schema of each new tenant. Required by Directory.Create, FillSpares, KeepSpares and Reference.
 	Migrator *migrate.Migrator
-	// MaxConns is the size of the pool for reading the registry. One connection more listens for changes, and each running
-	// Create has two of its own. Defaults to 4.
+	// MaxConns is the size of the pool for reading the registry; Create may use half of it to take spares. One connection more
+	// listens for changes; each tenant that is being built and the filling of spares have two of their own. Defaults to 4.
 	MaxConns int
-	// MaxCreates is how many calls of Create do their work at once; others wait. Defaults to 4.
+	// MaxCreates is how many calls of Create build a tenant at once; others wait. Defaults to 4.
 	MaxCreates int
-	// TenantsPerLogin is how many living tenants a runtime login gets at most; the next tenant goes to another login. Whenever
+	// Spares is how many spares KeepSpares and FillSpares keep, for Create to take: schemas with their roles that were made and
+	// migrated ahead of time. Each costs the disk what an empty tenant does. Spares are made good in batches, since each batch, like
+	// each tenant that is built, makes the next SET ROLE of every session slow (see TenantsPerLogin): give it at least the number
+	// of sign-ups in a busy minute. Processes may have different numbers; the largest counts. Defaults to none.
+	Spares int
+	// TenantsPerLogin is how many living tenants and spares a runtime login gets at most; the next goes to another login. Whenever
 	// the members of any role of the server change, as each Create does, the next SET ROLE of every session walks all roles that
 	// its login is a member of: measured on PostgreSQL 15, that takes 4 ms with 1,250 of them, 11 ms with 2,500 and 125 ms with
 	// 10,000. Fewer tenants for each login mean shorter stalls and connections that fewer tenants can share. A smaller value than
@@ -85,7 +90,7 @@ func (c Config) validate() error {
 		name  string
 		value int64
 	}{
-		{"MaxConns", int64(c.MaxConns)}, {"MaxCreates", int64(c.MaxCreates)},
+		{"MaxConns", int64(c.MaxConns)}, {"MaxCreates", int64(c.MaxCreates)}, {"Spares", int64(c.Spares)},
 		{"TenantsPerLogin", int64(c.TenantsPerLogin)}, {"CacheSize", int64(c.CacheSize)},
 		{"CacheTTL", int64(c.CacheTTL)}, {"NegativeCacheSize", int64(c.NegativeCacheSize)},
 		{"NegativeCacheTTL", int64(c.NegativeCacheTTL)}, {"Grace", int64(c.Grace)}, {"ReadTimeout", int64(c.ReadTimeout)},

@@ -24,10 +24,12 @@ const (
 
 // Create makes a new tenant and returns it, active: its schema and role are there and all migrations of Config.Migrator are
 // applied. The error is a *ValidationError if n is not acceptable, and ErrSlugTaken if the name belongs to somebody or is just
-// being created. Whatever the error, no active tenant is left and, if the database can be reached, no schema and no role: only
+// being created. Whatever the error, no active tenant is left and, if the database can be reached, no schema and no role: at most
 // the record of what failed, and its events.
 //
-// At most Config.MaxCreates calls work at once; others wait, as long as ctx allows.
+// If there is a spare that is where Config.Migrator's files lead, the tenant gets it, in one transaction of a few short
+// statements. Otherwise the tenant is built, which takes as long as its migrations do. Of those that are built, Config.MaxCreates
+// are at once; others wait, as long as ctx allows.
 func (d *Directory) Create(ctx context.Context, n NewTenant) (*tenant.Tenant, error) {
 	n, slug, err := n.check()
 	if err != nil {
@@ -44,17 +46,19 @@ func (d *Directory) Create(ctx context.Context, n NewTenant) (*tenant.Tenant, er
 
 func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (controlsql.Tenant, error) {
 	var none controlsql.Tenant
-	if d.cfg.Migrator == nil {
-		return none, errors.New("directory: Config.Migrator is missing")
-	}
-	if err := d.cfg.validateSecretKey(); err != nil {
+	if err := d.canCreate(); err != nil {
 		return none, err
 	}
 	// Most names that are refused are refused here, at the price of one read.
-	if holder, err := d.queries.GetLivingTenant(ctx, slug); err == nil && holder.Status != tenant.Provisioning {
-		return none, ErrSlugTaken
-	} else if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	switch holder, err := d.queries.GetLivingTenant(ctx, slug); {
+	case errors.Is(err, pgx.ErrNoRows):
+		if row, err := d.takeSpare(ctx, n, slug); !errors.Is(err, errToBeBuilt) {
+			return row, err
+		}
+	case err != nil:
 		return none, err
+	case holder.Status != tenant.Provisioning:
+		return none, ErrSlugTaken
 	}
 	select {
 	case d.creating <- struct{}{}:
@@ -62,7 +66,7 @@ func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	case <-ctx.Done():
 		return none, ctx.Err()
 	}
-	id, err := uuid.NewV7()
+	id, err := newID()
 	if err != nil {
 		return none, err
 	}
@@ -70,9 +74,24 @@ func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	if err != nil {
 		return none, err
 	}
-	c := &creation{d: d, session: s, id: tenant.ID(id)}
+	c := &creation{d: d, session: s, id: id}
 	defer c.close()
 	return c.run(ctx, n, slug)
+}
+
+// canCreate checks the part of the configuration that only the making of tenants and spares needs.
+func (d *Directory) canCreate() error {
+	if d.cfg.Migrator == nil {
+		return errNoMigrator
+	}
+	return d.cfg.validateSecretKey()
+}
+
+var errNoMigrator = errors.New("directory: Config.Migrator is missing")
+
+func newID() (tenant.ID, error) {
+	id, err := uuid.NewV7()
+	return tenant.ID(id), err
 }
 
 // creation is one tenant being made.
@@ -111,7 +130,7 @@ func (c *creation) reserve(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	for range reserveTries {
 		row, err = c.insert(ctx, controlsql.InsertTenantParams{
 			ID: c.id, Slug: slug, Company: n.Company, ContactName: n.ContactName, ContactEmail: n.ContactEmail,
-			Cluster: p.Cluster, Strategy: p.Strategy, DatabaseName: p.Database, SchemaName: p.Schema, RoleName: p.Role,
+			Status: tenant.Provisioning, Cluster: p.Cluster, Strategy: p.Strategy, DatabaseName: p.Database, SchemaName: p.Schema, RoleName: p.Role,
 		})
 		if !violates(err, "tenants_slug_living") {
 			return row, err
@@ -127,14 +146,17 @@ func (c *creation) reserve(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	return row, ErrSlugTaken
 }
 
+// setNameTimeout is for the transaction that takes a name: whoever is just giving the name to another tenant, perhaps by hand,
+// holds up this creation and not for long the others.
+const setNameTimeout = "SET LOCAL lock_timeout = '2s'"
+
 // insert adds the tenant's row, with the number of the runtime login that it gets. All creations take turns here, and only here.
 func (c *creation) insert(ctx context.Context, params controlsql.InsertTenantParams) (row controlsql.Tenant, err error) {
 	err = c.session.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
 		if err := q.LockTransaction(ctx, reservationLock); err != nil {
 			return err
 		}
-		// Whoever is just giving the name to another tenant, perhaps by hand, holds up this creation and not for long the others.
-		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err != nil {
+		if _, err := tx.Exec(ctx, setNameTimeout); err != nil {
 			return err
 		}
 		params.LoginNo, err = q.ChooseLogin(ctx, int64(c.d.cfg.TenantsPerLogin))
@@ -185,10 +207,11 @@ func (c *creation) house(ctx context.Context, row controlsql.Tenant) error {
 		return err
 	}
 	return c.session.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, houseSQL(row, c.d.loginName(row.LoginNo), version)); err != nil {
+		h := house{schema: row.SchemaName, role: row.RoleName, login: c.d.loginName(row.LoginNo)}
+		if _, err := tx.Exec(ctx, h.createSQL(version)); err != nil {
 			return fmt.Errorf("create the schema and the role: %w", err)
 		}
-		return appendEvent(ctx, q, c.id, EventHoused, fmt.Sprintf("schema %s, role %s", row.SchemaName, row.RoleName))
+		return appendEvent(ctx, q, c.id, EventHoused, h.String())
 	})
 }
 
@@ -217,42 +240,10 @@ func (c *creation) abandon(ctx context.Context, cause error) (controlsql.Tenant,
 
 // remove is reclaim under the creation's own lock, over a new connection if the old one is gone.
 func (c *creation) remove(ctx context.Context, cause error) (row controlsql.Tenant, err error) {
-	if c.session.conn.IsClosed() {
-		s, err := c.d.openSession(ctx)
-		if err != nil {
-			return row, err
-		}
-		c.session = s
-		if err := s.q.Lock(ctx, creationLock(c.id)); err != nil {
-			return row, err
-		}
+	if c.session, err = c.d.regain(ctx, c.session, creationLock(c.id)); err != nil {
+		return row, err
 	}
 	return reclaim(ctx, c.session, c.id, EventFailed, cause.Error())
-}
-
-// inheritOptionVersion is the first version of PostgreSQL in which a membership itself says whether rights are inherited.
-const inheritOptionVersion = 160000
-
-// houseSQL makes a tenant's role, with one login as its only member, and empty schema: the role may use the schema and whatever tables, sequences, functions and
-// types the administrator's login will create in it, and may create nothing itself.
-func houseSQL(row controlsql.Tenant, login string, version int32) string {
-	schema, role := pgx.Identifier{row.SchemaName}.Sanitize(), pgx.Identifier{row.RoleName}.Sanitize()
-	options := ""
-	if version >= inheritOptionVersion {
-		options = " WITH INHERIT FALSE, SET TRUE"
-	}
-	defaults := "ALTER DEFAULT PRIVILEGES IN SCHEMA " + schema + " GRANT "
-	return strings.Join([]string{
-		"CREATE ROLE " + role + " NOLOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS",
-		"GRANT " + role + " TO " + pgx.Identifier{login}.Sanitize() + options,
-		"CREATE SCHEMA " + schema,
-		"REVOKE ALL ON SCHEMA " + schema + " FROM PUBLIC",
-		"GRANT USAGE ON SCHEMA " + schema + " TO " + role,
-		defaults + "SELECT, INSERT, UPDATE, DELETE ON TABLES TO " + role,
-		defaults + "SELECT, USAGE, UPDATE ON SEQUENCES TO " + role,
-		defaults + "EXECUTE ON FUNCTIONS TO " + role,
-		defaults + "USAGE ON TYPES TO " + role,
-	}, ";\n")
 }
 
 // maxDetail bounds what an event keeps of an error, in bytes.

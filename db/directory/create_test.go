@@ -15,7 +15,10 @@ import (
 
 func TestOneOfAHundredConcurrentCreatesWins(t *testing.T) {
 	t.Parallel()
-	url := registryURL(t)
+	bothWays(t, 3, oneOfAHundredWins)
+}
+
+func oneOfAHundredWins(t *testing.T, url string) {
 	replicas := []*Directory{openDirectory(t, configOf(t, url)), openDirectory(t, configOf(t, url))}
 	var (
 		creates sync.WaitGroup
@@ -48,32 +51,35 @@ func TestOneOfAHundredConcurrentCreatesWins(t *testing.T) {
 // More creates than connections in the pool: none waits for another for ever.
 func TestManyCreatesOnASmallPool(t *testing.T) {
 	t.Parallel()
-	cfg := configOf(t, registryURL(t))
-	cfg.MaxConns, cfg.MaxCreates = 1, 6
-	d := openDirectory(t, cfg)
-	var creates sync.WaitGroup
-	for i := range 12 {
-		creates.Go(func() {
-			if _, err := d.Create(t.Context(), company(fmt.Sprintf("c%d", i))); err != nil {
-				t.Errorf("Create: %v", err)
-			}
-		})
-	}
-	creates.Wait()
+	bothWays(t, 6, func(t *testing.T, url string) {
+		cfg := configOf(t, url)
+		cfg.MaxConns, cfg.MaxCreates = 1, 6
+		d := openDirectory(t, cfg)
+		var creates sync.WaitGroup
+		for i := range 12 {
+			creates.Go(func() {
+				if _, err := d.Create(t.Context(), company(fmt.Sprintf("c%d", i))); err != nil {
+					t.Errorf("Create: %v", err)
+				}
+			})
+		}
+		creates.Wait()
+	})
 }
 
 func TestCreateOfATakenName(t *testing.T) {
 	t.Parallel()
-	d, url := newDirectory(t)
-	admin := connectTo(t, url)
-	acme := mustCreate(t, d, "acme")
-	for _, status := range []tenant.Status{tenant.Active, tenant.Suspended} {
-		mustExec(t, admin, `UPDATE tenants SET status = $1 WHERE slug = 'acme'`, status)
-		if _, err := d.Create(t.Context(), company("ACME")); !errors.Is(err, ErrSlugTaken) {
-			t.Errorf("%s: error = %v, want %v", status, err, ErrSlugTaken)
+	bothWays(t, 2, func(t *testing.T, url string) {
+		d, admin := openDirectory(t, configOf(t, url)), connectTo(t, url)
+		acme := mustCreate(t, d, "acme")
+		for _, status := range []tenant.Status{tenant.Active, tenant.Suspended} {
+			mustExec(t, admin, `UPDATE tenants SET status = $1 WHERE slug = 'acme'`, status)
+			if _, err := d.Create(t.Context(), company("ACME")); !errors.Is(err, ErrSlugTaken) {
+				t.Errorf("%s: error = %v, want %v", status, err, ErrSlugTaken)
+			}
 		}
-	}
-	wantNothingLeft(t, url, acme)
+		wantNothingLeft(t, url, acme)
+	})
 }
 
 func TestCreateSaysWhatIsWrongWithEachField(t *testing.T) {

@@ -23,9 +23,11 @@ type Directory struct {
 	queries  *controlsql.Queries
 	cache    *cache
 	listener *listener
-	// creating holds a token for each Create that is at work.
-	creating chan struct{}
-	logins   *runtimeLogins
+	// creating holds a token for each Create that builds, taking for each that takes a spare.
+	creating, taking chan struct{}
+	// taken tells KeepSpares that a spare may have been taken, here or by another process.
+	taken  chan struct{}
+	logins *runtimeLogins
 
 	closing sync.Once
 }
@@ -44,7 +46,10 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Directory{cfg: cfg, pool: pool, queries: controlsql.New(pool), creating: make(chan struct{}, cfg.MaxCreates)}
+	d := &Directory{
+		cfg: cfg, pool: pool, queries: controlsql.New(pool), creating: make(chan struct{}, cfg.MaxCreates),
+		taking: make(chan struct{}, (cfg.MaxConns+1)/2), taken: make(chan struct{}, 1),
+	}
 	installation, err := d.queries.GetInstallation(ctx)
 	if err != nil {
 		pool.Close()
@@ -59,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 		pool.Close()
 		return nil, fmt.Errorf("directory: %w", err)
 	}
-	d.listener, err = listen(ctx, cfg.registryConn(), d.cache, cfg.Logger, quietTime)
+	d.listener, err = listen(ctx, cfg.registryConn(), d.cache, d.wakeFiller, cfg.Logger, quietTime)
 	if err != nil {
 		d.cache.close()
 		pool.Close()
@@ -164,7 +169,7 @@ func (d *Directory) List(ctx context.Context, opts ListOptions) ([]*tenant.Tenan
 }
 
 // Targets reads what is to be migrated: the schemas of all tenants that are active or suspended, in the order of their slugs.
-// A tenant that is being created migrates itself.
+// A tenant that is being created migrates itself. For spares see SpareTargets, which is to be called before.
 func (d *Directory) Targets(ctx context.Context) ([]migrate.Target, error) {
 	rows, err := d.queries.ListServedTenants(ctx)
 	if err != nil {
@@ -186,7 +191,7 @@ func (d *Directory) target(row controlsql.Tenant) migrate.Target {
 type EventKind string
 
 // What can happen to a tenant while it is created, in this order: started, housed, migrated, activated; or failed or
-// reclaimed, from any of them.
+// reclaimed, from any of them. One that was made from a spare is started and activated at once.
 const (
 	// EventStarted: its name is reserved.
 	EventStarted EventKind = "create.started"
@@ -194,7 +199,7 @@ const (
 	EventHoused EventKind = "create.housed"
 	// EventMigrated: all migrations are applied.
 	EventMigrated EventKind = "create.migrated"
-	// EventActivated: it is served.
+	// EventActivated: it is served. The detail says if it was made from a spare, and names the spare's schema and role.
 	EventActivated EventKind = "create.activated"
 	// EventFailed: its creator met an error, which is the detail, and removed what was built.
 	EventFailed EventKind = "create.failed"

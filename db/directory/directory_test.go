@@ -16,7 +16,11 @@ import (
 
 func TestTwoCompaniesSignUpAndCannotReadEachOther(t *testing.T) {
 	t.Parallel()
-	d, _ := newDirectory(t)
+	bothWays(t, 2, twoCompaniesSignUp)
+}
+
+func twoCompaniesSignUp(t *testing.T, url string) {
+	d := openDirectory(t, configOf(t, url))
 	acme, globex := mustCreate(t, d, "acme"), mustCreate(t, d, " Globex ")
 
 	login, err := d.RuntimeConn(t.Context())

@@ -10,8 +10,11 @@
 //     error, a cancelled context, a lost connection, kill -9) never leaves an active tenant. What it leaves otherwise is
 //     removed at once by the creator if it lives, else by the next Create of that name or by [Directory.Sweep].
 //   - One runtime login is a member of a tenant's role: the one that the tenant is assigned to when it is created, the first that
-//     has room. No creation gives a login more than Config.TenantsPerLogin living tenants, however many run at once, so that
-//     what PostgreSQL does at the next SET ROLE of each session when a member is added is bounded too.
+//     has room. No creation gives a login more than Config.TenantsPerLogin living tenants and spares, however many run at once, so
+//     that what PostgreSQL does at the next SET ROLE of each session when a member is added is bounded too.
+//   - A spare is a schema with its role that was made and migrated ahead of time, for a Create to take. It is no tenant: nothing
+//     lists, resolves or counts it. One tenant gets it or none, and only if it is where the migrations lead. A filler that dies
+//     leaves nothing that the next does not finish or remove.
 //   - Every step of a tenant's life is a line in the event log, which can only be added to.
 //   - [Directory.Resolve] answers from a bounded cache, without an allocation. A change of a tenant by any process, or by
 //     hand in psql, makes every Directory forget it as soon as the server's notification arrives, and no later than
@@ -29,6 +32,7 @@
 //     runtime logins. Give both the same secret key, or delete the copy's row in "installation" and insert a new one.
 //   - A process of the release before there were several runtime logins puts its new tenants on the first, beyond the bound, and
 //     cannot serve those on the others: replace such processes before there are more than Config.TenantsPerLogin tenants.
+//   - Nor does a process of the release before there were spares count them for that bound.
 //   - At present every tenant is housed by schema, in the control database.
 //
 // # Use
@@ -42,6 +46,7 @@
 //		return err
 //	}
 //	defer dir.Close()
+//	go func() { _ = dir.KeepSpares(ctx) }() // for sign-ups that wait for no migration; see Config.Spares
 //
 //	t, err := dir.Create(ctx, directory.NewTenant{
 //		Company: "Acme Ltd", ContactName: "Ann Arbor", ContactEmail: "ann@acme.example", Subdomain: "acme",

@@ -129,11 +129,16 @@ func TestAMissingRuntimeLoginLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Exec(t, pgtest.SuperURL(t, url), `DROP OWNED BY `+login.User, `DROP ROLE `+login.User)
+	dropLogin(t, url, login.User)
 	if _, err := d.Create(t.Context(), company("acme")); sqlState(err) != "42704" {
 		t.Errorf("error = %v, want that the role does not exist", err)
 	}
 	wantRecovery(t, url, EventFailed)
+}
+
+func dropLogin(t *testing.T, url, login string) {
+	t.Helper()
+	pgtest.Exec(t, pgtest.SuperURL(t, url), `DROP OWNED BY `+login, `DROP ROLE `+login)
 }
 
 // interrupt does something to a creation that is in the middle of its migrations, and returns the creation's error.
@@ -243,8 +248,11 @@ func TestACreatorThatLostItsLockDoesNotHarmItsSuccessor(t *testing.T) {
 	}
 }
 
-// A process that runs victim creates "acme" with a migration that waits, until it is killed.
-const victimEnv = "LEASEHOLD_TEST_VICTIM"
+// A process that runs victim creates "acme", or does as its task says, with a migration that waits, until it is killed.
+const (
+	victimEnv     = "LEASEHOLD_TEST_VICTIM"
+	victimTaskEnv = "LEASEHOLD_TEST_VICTIM_TASK"
+)
 
 func victim(url string) int {
 	ctx := context.Background()
@@ -256,15 +264,46 @@ func victim(url string) int {
 	if err != nil {
 		return 4
 	}
-	d, err := Open(ctx, Config{ConnConfig: cc, SecretKey: testKey, Migrator: m})
+	d, err := Open(ctx, Config{ConnConfig: cc, SecretKey: testKey, Migrator: m, Spares: 1})
 	if err != nil {
 		return 5
 	}
 	defer d.Close()
-	if _, err := d.Create(ctx, company("acme")); err != nil {
+	switch os.Getenv(victimTaskEnv) {
+	case "fill":
+		_, err = d.FillSpares(ctx)
+	case "reference":
+		_, _, err = d.Reference(ctx)
+	default:
+		_, err = d.Create(ctx, company("acme"))
+	}
+	if err != nil {
 		return 6
 	}
 	return 0
+}
+
+// killInTheMiddle starts a process that does as its task says, with a migration that waits, and kills it while that waits.
+func killInTheMiddle(t *testing.T, url, task string) {
+	t.Helper()
+	holdLock(t, url)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Env = append(os.Environ(), victimEnv+"="+url, victimTaskEnv+"="+task)
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitUntilMigrating(t, url)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
+		t.Errorf("the process was not killed: %v", cmd.ProcessState)
+	}
 }
 
 func TestKilledProcessLeavesANameThatCanBeUsed(t *testing.T) {
@@ -311,24 +350,7 @@ func TestKilledProcessLeavesANameThatCanBeUsed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := registryURL(t)
-			holdLock(t, url)
-			self, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.CommandContext(t.Context(), self)
-			cmd.Env = append(os.Environ(), victimEnv+"="+url)
-			cmd.Stderr = t.Output()
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			waitUntilMigrating(t, url)
-			if err := cmd.Process.Kill(); err != nil {
-				t.Error(err)
-			}
-			if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
-				t.Errorf("the process was not killed: %v", cmd.ProcessState)
-			}
+			killInTheMiddle(t, url, "create")
 			recover(t, url)
 		})
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
-// checker answers whether a CHECK constraint of the table tenants, taken from the catalogue as it stands, accepts a text.
+// checker answers whether a CHECK constraint of the registry, taken from the catalogue as it stands, accepts a text.
 func checker(tb testing.TB, column, constraint string) func(tb testing.TB, s string) bool {
 	tb.Helper()
 	conn := connectTo(tb, registryURL(tb))
@@ -58,6 +58,8 @@ func FuzzSlugRuleIsTheSameInGoAndSQL(f *testing.F) {
 func FuzzNameRuleIsTheSameInGoAndSQL(f *testing.F) {
 	schema := checker(f, "schema_name", "tenants_schema_name_grammar")
 	role := checker(f, "role_name", "tenants_role_name_grammar")
+	spareSchema := checker(f, "schema_name", "spares_schema_name_grammar")
+	spareRole := checker(f, "role_name", "spares_role_name_grammar")
 	for _, s := range append(slices.Clone(slugSeeds), "t_acme", "_", "_9", "9_", "pg_", "pg_acme", "PG_acme", "pgacme", "a, b, public",
 		"leasehold", "information_schema", strings.Repeat("a", 63), strings.Repeat("a", 64), "$user", `"$user"`, "a$b") {
 		f.Add(s)
@@ -71,6 +73,9 @@ func FuzzNameRuleIsTheSameInGoAndSQL(f *testing.F) {
 		valid = valid && !slices.Contains([]string{"leasehold", "public", "information_schema"}, s)
 		if got := schema(t, s); got != valid {
 			t.Errorf("schema %q: Go says %v, SQL says %v", s, valid, got)
+		}
+		if spareSchema(t, s) != schema(t, s) || spareRole(t, s) != role(t, s) {
+			t.Errorf("%q: the rules for the names of spares are not those for tenants", s)
 		}
 	})
 }

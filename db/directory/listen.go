@@ -30,6 +30,7 @@ const (
 type listener struct {
 	connConfig *pgx.ConnConfig
 	cache      *cache
+	changed    func() // called after each change, and must not block
 	logger     *slog.Logger
 	// quiet is how long a silent connection is trusted before it is asked whether it still lives.
 	quiet  time.Duration
@@ -38,8 +39,9 @@ type listener struct {
 }
 
 // listen returns when the first connection listens. The listener outlives ctx.
-func listen(ctx context.Context, connConfig *pgx.ConnConfig, c *cache, logger *slog.Logger, quiet time.Duration) (*listener, error) {
-	l := &listener{connConfig: connConfig, cache: c, logger: logger, quiet: quiet}
+func listen(ctx context.Context, connConfig *pgx.ConnConfig, c *cache, changed func(), logger *slog.Logger, quiet time.Duration,
+) (*listener, error) {
+	l := &listener{connConfig: connConfig, cache: c, changed: changed, logger: logger, quiet: quiet}
 	conn, err := l.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -96,6 +98,7 @@ func (l *listener) receive(ctx context.Context, conn *pgx.Conn) error {
 		switch {
 		case err == nil:
 			l.cache.invalidate(tenant.Slug(n.Payload))
+			l.changed()
 		case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
 			if err := ping(ctx, conn); err != nil {
 				return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/db/tenantdb"
+	"github.com/leasehold-go/leasehold/internal/controlsql"
 )
 
 // crowded returns a configuration with few tenants for each login.
@@ -200,6 +201,7 @@ func TestConcurrentCreatesOverfillNoLogin(t *testing.T) {
 		t.Run(isolation, func(t *testing.T) {
 			t.Parallel()
 			url := registryURL(t)
+			fillTo(t, crowded(t, url, 3), 4)
 			admin := connectTo(t, url)
 			mustExec(t, admin, `ALTER DATABASE `+query[string](t, admin, `SELECT quote_ident(current_database())`)+
 				` SET default_transaction_isolation = '`+isolation+`'`)
@@ -373,7 +375,25 @@ func readNote(ctx context.Context, conn *pgx.Conn, t *tenant.Tenant) error {
 	})
 }
 
-// At 10,000 tenants the choice looks at an index, not at the tenants.
+// wantIndexed checks that a query finds what it needs of the tenants in an index.
+func wantIndexed(t *testing.T, admin *pgx.Conn, ask func(q *controlsql.Queries) error) {
+	t.Helper()
+	if err := pgx.BeginFunc(t.Context(), admin, func(tx pgx.Tx) error {
+		if err := ask(controlsql.New(tx)); err != nil {
+			return err
+		}
+		whole := query[int](t, admin, `SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relid = 'tenants'::regclass`)
+		indexed := query[int](t, admin, `SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'tenants'::regclass`)
+		if whole != 0 || indexed == 0 {
+			t.Errorf("the table was read %d times, an index %d times", whole, indexed)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// At 10,000 tenants the choice of a login, and that of a spare, looks at an index, not at the tenants.
 func TestTheChoiceOfALoginIsCheap(t *testing.T) {
 	t.Parallel()
 	d, url := newDirectory(t)
@@ -385,23 +405,22 @@ func TestTheChoiceOfALoginIsCheap(t *testing.T) {
 			CASE WHEN i % 4 = 0 THEN 'failed' ELSE 'active' END, 'default', 'schema', 'leasehold',
 			't_company_' || md5(i::text), 'r_company_' || md5(i::text), i / 2000
 		FROM generate_series(0, 9999) i`)
+	mustExec(t, admin, `INSERT INTO spares (id, state, schema_name, role_name, login_no)
+		SELECT gen_random_uuid(), 'ready', 's_' || i, 'r_' || i, 0 FROM generate_series(1, 50) i`)
 	mustExec(t, admin, `VACUUM ANALYZE tenants`)
+	wantIndexed(t, admin, func(q *controlsql.Queries) error {
+		_, err := q.LockReadySpare(t.Context(), []tenant.ID{})
+		return err
+	})
+	mustExec(t, admin, `DELETE FROM spares`)
 	for bound, want := range map[int]int32{1: 5, 1499: 5, 1500: 5, 1501: 0} {
-		err := pgx.BeginFunc(t.Context(), admin, func(tx pgx.Tx) error {
-			got, err := d.queries.WithTx(tx).ChooseLogin(t.Context(), int64(bound))
-			if err != nil || got != want {
-				t.Errorf("ChooseLogin(%d) = %d, %v, want %d", bound, got, err, want)
+		wantIndexed(t, admin, func(q *controlsql.Queries) error {
+			got, err := q.ChooseLogin(t.Context(), int64(bound))
+			if got != want {
+				t.Errorf("ChooseLogin(%d) = %d, want %d", bound, got, want)
 			}
-			whole := query[int](t, admin, `SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relid = 'tenants'::regclass`)
-			indexed := query[int](t, admin, `SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'tenants'::regclass`)
-			if whole != 0 || indexed == 0 {
-				t.Errorf("ChooseLogin(%d) read the table %d times, an index %d times", bound, whole, indexed)
-			}
-			return nil
+			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
 	// A gap is filled first.
 	mustExec(t, admin, `UPDATE tenants SET status = 'deleted' WHERE slug IN ('c2001', 'c6001')`)

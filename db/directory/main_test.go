@@ -112,6 +112,33 @@ func mustCreate(tb testing.TB, d *Directory, subdomain string) *tenant.Tenant {
 	return created
 }
 
+// fillTo makes n spares, for tenants to be, under the given configuration.
+func fillTo(tb testing.TB, cfg Config, n int) {
+	tb.Helper()
+	cfg.Spares = n
+	d, err := Open(tb.Context(), cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.FillSpares(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// bothWays runs a test of Create on a registry without spares and on one that has some.
+func bothWays(t *testing.T, spares int, test func(t *testing.T, url string)) {
+	t.Helper()
+	for name, n := range map[string]int{"built": 0, "from spares": spares} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := registryURL(t)
+			fillTo(t, configOf(t, url), n)
+			test(t, url)
+		})
+	}
+}
+
 // connectTo opens a connection with the registry on its path.
 func connectTo(tb testing.TB, url string) *pgx.Conn {
 	tb.Helper()
@@ -178,7 +205,7 @@ func kinds(tb testing.TB, d *Directory, id tenant.ID) []EventKind {
 	return list
 }
 
-// wantNothingLeft checks that no tenant but the given ones has a row among the living, a schema, or a role.
+// wantNothingLeft checks that no tenant but the given ones has a row among the living, a schema, or a role. Spares do not count.
 func wantNothingLeft(tb testing.TB, url string, living ...*tenant.Tenant) {
 	tb.Helper()
 	conn := connectTo(tb, url)
@@ -187,7 +214,7 @@ func wantNothingLeft(tb testing.TB, url string, living ...*tenant.Tenant) {
 		schemas, ids = append(schemas, t.Placement.Schema), append(ids, t.ID)
 	}
 	if left := query[[]string](tb, conn, `SELECT coalesce(array_agg(nspname::text), '{}') FROM pg_namespace
-		WHERE nspname LIKE 't\_%' AND nspname <> ALL ($1)`, schemas); len(left) > 0 {
+		WHERE nspname LIKE 't\_%' AND nspname <> ALL ($1) AND nspname NOT IN (SELECT schema_name FROM spares)`, schemas); len(left) > 0 {
 		tb.Errorf("schemas are left: %v", left)
 	}
 	if left := query[[]string](tb, conn, `SELECT coalesce(array_agg(role_name), '{}') FROM tenants JOIN pg_roles ON rolname = role_name

@@ -12,15 +12,19 @@ import (
 )
 
 // Sweep removes what creations have left whose process or connection is gone: their schemas and roles. The tenants are marked
-// failed. It returns how many there were. Creations that are under way, in this process or another, are left alone. Run it when
-// a server starts; it costs one read when there is nothing to do. What cannot be removed does not hold up the rest; the
-// error names it.
+// failed. So it does with references; half-made spares it leaves to FillSpares, which finishes them. It returns how many tenants
+// and references there were. Those that are being made or used, by this process or another, are left alone. Run it when a server
+// starts; it costs two reads when there is nothing to do. What cannot be removed does not hold up the rest; the error names it.
 func (d *Directory) Sweep(ctx context.Context) (int, error) {
 	rows, err := d.queries.ListProvisioningTenants(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("directory: sweep: %w", err)
 	}
-	if len(rows) == 0 {
+	references, err := d.queries.ListSpares(ctx, []string{stateReference})
+	if err != nil {
+		return 0, fmt.Errorf("directory: sweep: %w", err)
+	}
+	if len(rows)+len(references) == 0 {
 		return 0, nil
 	}
 	s, err := d.openSession(ctx)
@@ -41,10 +45,11 @@ func (d *Directory) Sweep(ctx context.Context) (int, error) {
 			swept++
 		}
 		if s.conn.IsClosed() {
-			break
+			return swept, errors.Join(errs...)
 		}
 	}
-	return swept, errors.Join(errs...)
+	n, err := d.sweepReferences(ctx, s, references)
+	return swept + n, errors.Join(append(errs, err)...)
 }
 
 // reclaimSlug reports whether the slug is free now, having removed a holder that lost its creator.
@@ -87,7 +92,7 @@ func reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, deta
 		if err := q.TerminateMigrations(ctx, row.SchemaName); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, dropSQL(row)); err != nil {
+		if _, err := tx.Exec(ctx, house{schema: row.SchemaName, role: row.RoleName}.dropSQL()); err != nil {
 			return err
 		}
 		row, err = q.FinishProvisioning(ctx, controlsql.FinishProvisioningParams{Status: tenant.Failed, ID: id})
@@ -97,12 +102,4 @@ func reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, deta
 		return appendEvent(ctx, q, id, kind, detail)
 	})
 	return row, err
-}
-
-// dropSQL undoes houseSQL and what was created since. The schema's default privileges go with the schema; that a login is a
-// member of the role goes with the role. It gives up when somebody else reads there for longer than five seconds.
-func dropSQL(row controlsql.Tenant) string {
-	return "SET LOCAL lock_timeout = '5s';\n" +
-		"DROP SCHEMA IF EXISTS " + pgx.Identifier{row.SchemaName}.Sanitize() + " CASCADE;\n" +
-		"DROP ROLE IF EXISTS " + pgx.Identifier{row.RoleName}.Sanitize()
 }

@@ -118,7 +118,7 @@ func TestAQuietListenerIsAskedAndGoesOnListening(t *testing.T) {
 	mustCreate(t, d, "acme")
 	resolveUntil(t, d, "acme", hasStatus(tenant.Active))
 
-	l, err := listen(t.Context(), d.cfg.registryConn(), d.cache, d.cfg.Logger, time.Millisecond)
+	l, err := listen(t.Context(), d.cfg.registryConn(), d.cache, d.wakeFiller, d.cfg.Logger, time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}

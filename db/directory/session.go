@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,6 +26,37 @@ func (d *Directory) openSession(ctx context.Context) (*session, error) {
 		return nil, fmt.Errorf("directory: %w", err)
 	}
 	return &session{conn: conn, q: controlsql.New(conn)}, nil
+}
+
+// regain returns a session that holds the lock: the given one or, if its connection is gone, a new one, as soon as the server has
+// noticed. The old one need not be closed then.
+func (d *Directory) regain(ctx context.Context, s *session, key int64) (*session, error) {
+	if !s.conn.IsClosed() {
+		return s, nil
+	}
+	fresh, err := d.openSession(ctx)
+	if err != nil {
+		return s, err
+	}
+	if err := fresh.q.Lock(ctx, key); err != nil {
+		fresh.close()
+		return s, err
+	}
+	return fresh, nil
+}
+
+// turnPoll is about how often a lock that may be held for long is asked for.
+const turnPoll = 100 * time.Millisecond
+
+// lockInTurn takes a lock that may be held while something is migrated. It asks and asks again: a statement that waits on the
+// server holds a snapshot, for whose end CREATE INDEX CONCURRENTLY waits.
+func (s *session) lockInTurn(ctx context.Context, key int64) error {
+	for {
+		if got, err := s.q.TryLock(ctx, key); got || err != nil {
+			return err
+		}
+		sleep(ctx, jitter(turnPoll))
+	}
 }
 
 // close frees the locks before it closes, because the server takes its time to notice that a connection is gone.
@@ -49,8 +81,12 @@ var privilegesLock = lockKey("privileges")
 // reservationLock is the key of the lock under which the places that a runtime login has left are counted and taken.
 var reservationLock = lockKey("reservations")
 
+// fillLock is the key of the lock under which spares are made and kept up to date.
+var fillLock = lockKey("spares")
+
 // creationLock is the key of the lock that the creator of a tenant holds from before the tenant's row is there until it is
-// active. A row that says provisioning and whose lock is free has lost its creator.
+// active. A row that says provisioning and whose lock is free has lost its creator. A reference has such a lock until it is
+// dropped, and whoever takes a spare holds it for the time of one transaction.
 func creationLock(id tenant.ID) int64 { return lockKey("create " + id.String()) }
 
 // lockKey maps a name to the key of an advisory lock. Such locks belong to one database.

@@ -11,7 +11,6 @@ import (
 	"github.com/leasehold-go/leasehold/db/migrate"
 	"github.com/leasehold-go/leasehold/db/migrations"
 	"github.com/leasehold-go/leasehold/db/tenant"
-	"github.com/leasehold-go/leasehold/internal/controlsql"
 	"github.com/leasehold-go/leasehold/internal/pgtest"
 )
 
@@ -91,7 +90,7 @@ func (r *oldRelease) create(tb testing.TB, slug tenant.Slug) {
 		) VALUES ($1, $2, 'C', 'Ann', 'ann@example.com', 'active', $3, $4, $5, $6, $7)`,
 		id, slug, p.Cluster, p.Strategy, p.Database, p.Schema, p.Role)
 	version := query[int32](tb, r.admin, `SELECT current_setting('server_version_num')::int`)
-	runAll(tb, r.admin, houseSQL(controlsql.Tenant{SchemaName: p.Schema, RoleName: p.Role}, r.login, version))
+	runAll(tb, r.admin, house{schema: p.Schema, role: p.Role, login: r.login}.createSQL(version))
 	target := migrate.Target{Name: string(slug), Schema: p.Schema, Conn: configOf(tb, r.url).ConnConfig}
 	if _, err := migratorOf(tb).Apply(tb.Context(), target); err != nil {
 		tb.Fatal(err)

@@ -33,6 +33,9 @@ type devCmd struct {
 	Demo bool   `default:"true" negatable:"" help:"Create the demo companies acme and globex (on unless --no-demo)."`
 }
 
+// devSpares is how many spares dev keeps: one person signs up one company at a time. It is made when everything serves already.
+const devSpares = 1
+
 // stopTimeout is how long the database gets to stop in order.
 const stopTimeout = 20 * time.Second
 
@@ -102,7 +105,9 @@ func (c *devCmd) serve(ctx context.Context, r *runner, m *migrate.Migrator, l *l
 	if _, err := directory.Migrate(ctx, directory.Config{ConnConfig: conn, Logger: logger}); err != nil {
 		return err
 	}
-	s, err := newStack(ctx, stackConfig{conn: conn, secret: secret, ownsLogin: true, migrator: m, web: c.Web, logger: logger}, l)
+	s, err := newStack(ctx, stackConfig{
+		conn: conn, secret: secret, ownsLogin: true, migrator: m, spares: devSpares, web: c.Web, logger: logger,
+	}, l)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type serveCmd struct {
 	migrationsFlag
 
 	MaxConns int `name:"max-conns" env:"LEASEHOLD_MAX_CONNS" placeholder:"N" help:"Connections for tenants' queries. Defaults to 4 for each CPU."`
+	Spares   int `name:"spares" env:"LEASEHOLD_SPARES" default:"4" placeholder:"N" help:"Schemas kept ready for the next sign-ups (${default}); 0 removes those that there are."`
 }
 
 // Run serves until ctx ends.
@@ -33,6 +34,9 @@ func (c *serveCmd) Run(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
+	if c.Spares < 0 {
+		return &config.Error{Setting: "LEASEHOLD_SPARES", Err: fmt.Errorf("is %d", c.Spares), Hint: "write 0 or more"}
+	}
 	if err := checkWeb(c.Web); err != nil {
 		return err
 	}
@@ -41,7 +45,9 @@ func (c *serveCmd) Run(ctx context.Context, r *runner) error {
 		return err
 	}
 	defer l.close()
-	s, err := newStack(ctx, stackConfig{conn: conn, secret: secret, migrator: m, web: c.Web, maxConns: c.MaxConns, logger: r.logger}, l)
+	s, err := newStack(ctx, stackConfig{
+		conn: conn, secret: secret, migrator: m, spares: c.Spares, web: c.Web, maxConns: c.MaxConns, logger: r.logger,
+	}, l)
 	if err != nil {
 		return err
 	}

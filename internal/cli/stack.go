@@ -112,6 +112,7 @@ type stackConfig struct {
 	// ownsLogin says that no other process uses the runtime login, so that another secret key locks nobody out.
 	ownsLogin bool
 	migrator  *migrate.Migrator
+	spares    int
 	web       config.Web
 	maxConns  int
 	logger    *slog.Logger
@@ -128,7 +129,9 @@ func newStack(ctx context.Context, cfg stackConfig, l *listeners) (_ *stack, err
 		return nil, err
 	}
 	s := &stack{apex: apex, logger: cfg.logger}
-	s.dir, err = directory.Open(ctx, directory.Config{ConnConfig: cfg.conn, SecretKey: cfg.secret, Migrator: cfg.migrator, Logger: cfg.logger})
+	s.dir, err = directory.Open(ctx, directory.Config{
+		ConnConfig: cfg.conn, SecretKey: cfg.secret, Migrator: cfg.migrator, Spares: cfg.spares, Logger: cfg.logger,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +196,7 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-// serve answers requests until ctx ends, then lets those under way finish, for no longer than shutdownTimeout.
+// serve answers requests and keeps spares until ctx ends, then lets requests under way finish, for no longer than shutdownTimeout.
 func (s *stack) serve(ctx context.Context, l *listeners) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -207,6 +210,11 @@ func (s *stack) serve(ctx context.Context, l *listeners) error {
 	}
 	start(s.public, l.public)
 	start(s.admin, l.admin)
+	wg.Go(func() {
+		if err := s.dir.KeepSpares(ctx); err != nil {
+			s.logger.WarnContext(ctx, "no spares are kept", "error", err)
+		}
+	})
 	<-ctx.Done()
 
 	stopCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)

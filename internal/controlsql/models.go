@@ -36,6 +36,15 @@ type Installation struct {
 	CreatedAt time.Time
 }
 
+type Spare struct {
+	ID         tenant.ID
+	State      string
+	SchemaName string
+	RoleName   string
+	LoginNo    int32
+	CreatedAt  time.Time
+}
+
 type Tenant struct {
 	ID                tenant.ID
 	Slug              tenant.Slug

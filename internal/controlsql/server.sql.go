@@ -90,6 +90,27 @@ func (q *Queries) GetSchemaOwner(ctx context.Context, name string) (GetSchemaOwn
 	return i, err
 }
 
+const isMember = `-- name: IsMember :one
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_auth_members m
+    WHERE m.roleid = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text)
+      AND m.member = (SELECT l.oid FROM pg_catalog.pg_roles l WHERE l.rolname = $2::text)
+)
+`
+
+type IsMemberParams struct {
+	Role  string
+	Login string
+}
+
+// Looks at the one membership: to ask pg_has_role walks all that the login has.
+func (q *Queries) IsMember(ctx context.Context, arg IsMemberParams) (bool, error) {
+	row := q.db.QueryRow(ctx, isMember, arg.Role, arg.Login)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const listRoles = `-- name: ListRoles :many
 SELECT rolname::text FROM pg_catalog.pg_roles WHERE starts_with(rolname, $1::text) ORDER BY rolname
 `

@@ -12,19 +12,20 @@ import (
 )
 
 const chooseLogin = `-- name: ChooseLogin :one
-WITH full_logins AS (
-    SELECT login_no FROM tenants
-    WHERE status NOT IN ('failed', 'deleted')
-    GROUP BY login_no
-    HAVING count(*) >= $1::bigint
+WITH places AS (
+    SELECT login_no, count(*) AS taken FROM tenants WHERE status NOT IN ('failed', 'deleted') GROUP BY login_no
+    UNION ALL
+    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') GROUP BY login_no
+), full_logins AS (
+    SELECT login_no FROM places GROUP BY login_no HAVING sum(taken) >= $1::bigint
 )
 SELECT min(login_no)::integer
 FROM (SELECT 0 AS login_no UNION ALL SELECT login_no + 1 FROM full_logins) candidates
 WHERE login_no NOT IN (SELECT login_no FROM full_logins)
 `
 
-// The lowest number whose login has room for a living tenant. It holds until the transaction ends, if the reservation lock was taken
-// by an earlier statement of the transaction.
+// The lowest number whose login has room for a living tenant or a spare. It holds until the transaction ends, if the reservation
+// lock was taken by an earlier statement of the transaction. No login is a member of a reference's role.
 func (q *Queries) ChooseLogin(ctx context.Context, tenantsPerLogin int64) (int32, error) {
 	row := q.db.QueryRow(ctx, chooseLogin, tenantsPerLogin)
 	var column_1 int32
@@ -165,8 +166,8 @@ const insertTenant = `-- name: InsertTenant :one
 INSERT INTO tenants (
     id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, login_no
 ) VALUES (
-    $1, $2, $3, $4, $5, 'provisioning', $6, $7, $8, $9, $10,
-    $11
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+    $12
 )
 RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no
 `
@@ -177,6 +178,7 @@ type InsertTenantParams struct {
 	Company      string
 	ContactName  string
 	ContactEmail string
+	Status       tenant.Status
 	Cluster      string
 	Strategy     tenant.Strategy
 	DatabaseName string
@@ -192,6 +194,7 @@ func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Ten
 		arg.Company,
 		arg.ContactName,
 		arg.ContactEmail,
+		arg.Status,
 		arg.Cluster,
 		arg.Strategy,
 		arg.DatabaseName,

@@ -13,6 +13,14 @@ WHERE r.rolname = @name::text;
 -- name: ListRoles :many
 SELECT rolname::text FROM pg_catalog.pg_roles WHERE starts_with(rolname, @prefix::text) ORDER BY rolname;
 
+-- name: IsMember :one
+-- Looks at the one membership: to ask pg_has_role walks all that the login has.
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_auth_members m
+    WHERE m.roleid = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = @role::text)
+      AND m.member = (SELECT l.oid FROM pg_catalog.pg_roles l WHERE l.rolname = @login::text)
+);
+
 -- name: GetLockdown :one
 SELECT pg_has_role(d.datdba, 'USAGE') AS owns_database,
        EXISTS (

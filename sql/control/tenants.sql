@@ -1,11 +1,12 @@
 -- name: ChooseLogin :one
--- The lowest number whose login has room for a living tenant. It holds until the transaction ends, if the reservation lock was taken
--- by an earlier statement of the transaction.
-WITH full_logins AS (
-    SELECT login_no FROM tenants
-    WHERE status NOT IN ('failed', 'deleted')
-    GROUP BY login_no
-    HAVING count(*) >= @tenants_per_login::bigint
+-- The lowest number whose login has room for a living tenant or a spare. It holds until the transaction ends, if the reservation
+-- lock was taken by an earlier statement of the transaction. No login is a member of a reference's role.
+WITH places AS (
+    SELECT login_no, count(*) AS taken FROM tenants WHERE status NOT IN ('failed', 'deleted') GROUP BY login_no
+    UNION ALL
+    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') GROUP BY login_no
+), full_logins AS (
+    SELECT login_no FROM places GROUP BY login_no HAVING sum(taken) >= @tenants_per_login::bigint
 )
 SELECT min(login_no)::integer
 FROM (SELECT 0 AS login_no UNION ALL SELECT login_no + 1 FROM full_logins) candidates
@@ -18,7 +19,7 @@ SELECT EXISTS (SELECT FROM tenants WHERE login_no = @login_no AND status NOT IN 
 INSERT INTO tenants (
     id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, login_no
 ) VALUES (
-    @id, @slug, @company, @contact_name, @contact_email, 'provisioning', @cluster, @strategy, @database_name, @schema_name, @role_name,
+    @id, @slug, @company, @contact_name, @contact_email, @status, @cluster, @strategy, @database_name, @schema_name, @role_name,
     @login_no
 )
 RETURNING *;
