@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/leasehold-go/leasehold/db/directory"
@@ -20,10 +17,14 @@ import (
 
 // migrateCmd is leasehold migrate.
 type migrateCmd struct {
-	Up      migrateUpCmd      `cmd:"" help:"Apply what is pending to every tenant."`
-	Status  migrateStatusCmd  `cmd:"" help:"Show how far the tenants are."`
-	New     migrateNewCmd     `cmd:"" help:"Make an empty migration file."`
-	Control migrateControlCmd `cmd:"" help:"Set up the registry, or bring it up to date."`
+	Up       migrateUpCmd       `cmd:"" help:"Apply what is pending to every tenant."`
+	Status   migrateStatusCmd   `cmd:"" help:"Show how far the tenants are."`
+	Check    migrateCheckCmd    `cmd:"" help:"Compare what the tenants have with what the migrations make."`
+	Rollback migrateRollbackCmd `cmd:"" help:"Take the last migrations back."`
+	Redo     migrateRedoCmd     `cmd:"" help:"Take the last migrations back and apply them again, while they are being written."`
+	New      migrateNewCmd      `cmd:"" help:"Make an empty migration file."`
+	Dump     migrateDumpCmd     `cmd:"" help:"Write down what the migrations make, for review."`
+	Control  migrateControlCmd  `cmd:"" help:"Set up the registry, or bring it up to date."`
 }
 
 // fleet are the flags of commands that work on many tenants.
@@ -32,63 +33,167 @@ type fleet struct {
 	migrationsFlag
 
 	Tenant  []string `name:"tenant" placeholder:"SUBDOMAIN" help:"Only this tenant; may be given several times. Defaults to all."`
-	Workers int      `default:"4" placeholder:"N" help:"Tenants at a time, each with a connection (${default})."`
+	Workers int      `placeholder:"N" help:"Tenants at a time, each with a connection. Defaults to a quarter of the connections that the server has to spare, 8 at most."`
 }
 
-// open returns the migrator and the targets that were asked for.
-func (f *fleet) open(ctx context.Context, r *runner) (*migrate.Migrator, []migrate.Target, error) {
-	if f.Workers < 1 {
-		return nil, nil, &config.Error{Setting: "--workers", Err: fmt.Errorf("is %d", f.Workers), Hint: "write 1 or more"}
-	}
-	logger := r.quiet(ctx)
-	m, err := f.migrator(migrate.Config{Workers: f.Workers, Logger: logger})
-	if err != nil {
-		return nil, nil, err
-	}
-	dir, err := openDirectory(ctx, f.Database, nil, m, logger)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer dir.Close()
-	targets, err := dir.Targets(ctx)
-	if err != nil || len(f.Tenant) == 0 {
-		return m, targets, err
-	}
-	var chosen []migrate.Target
-	for _, name := range f.Tenant {
-		t, err := find(ctx, dir, name)
-		if err != nil {
-			return nil, nil, err
-		}
-		i := slices.IndexFunc(targets, func(target migrate.Target) bool { return target.Schema == t.Placement.Schema })
-		if i < 0 {
-			return nil, nil, fmt.Errorf("tenant %s is %s and is not migrated", t.Slug, t.Status)
-		}
-		chosen = append(chosen, targets[i])
-	}
-	return m, chosen, nil
+// company is what a command works on: the tenants that were asked for, and the spares if all were.
+type company struct {
+	dir     *directory.Directory // to be closed
+	m       *migrate.Migrator
+	tenants []migrate.Target
+	spares  []migrate.Target
 }
 
-type migrateUpCmd struct{ fleet }
+// all are the targets, tenants first.
+func (c *company) all() []migrate.Target { return slices.Concat(c.tenants, c.spares) }
 
-// Run migrates.
-func (c *migrateUpCmd) Run(ctx context.Context, r *runner) error {
-	m, targets, err := c.open(ctx, r)
+// open returns the targets that were asked for.
+func (f *fleet) open(ctx context.Context, r *runner, cfg migrate.Config) (c *company, err error) {
+	if f.Workers < 0 {
+		return nil, &config.Error{Setting: "--workers", Err: fmt.Errorf("is %d", f.Workers), Hint: "write 1 or more"}
+	}
+	c = &company{}
+	cfg.Workers, cfg.Logger = f.Workers, r.quiet(ctx)
+	if c.m, err = f.migrator(cfg); err != nil {
+		return nil, err
+	}
+	if c.dir, err = openDirectory(ctx, f.Database, nil, c.m, cfg.Logger); err != nil {
+		return nil, err
+	}
+	if err := c.choose(ctx, f.Tenant); err != nil {
+		c.dir.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// choose reads the targets: the tenants with the given names, or all.
+func (c *company) choose(ctx context.Context, names []string) error {
+	spares, err := c.dir.SpareTargets(ctx) // first, so that none is missed that becomes a tenant meanwhile
 	if err != nil {
 		return err
 	}
-	p := r.newProgress(len(targets))
-	report, err := m.Up(ctx, targets, migrate.Options{Progress: p.done})
-	p.stop()
-	if printErr := r.print(newReportView(report), func(w io.Writer) { writeReport(w, report) }); printErr != nil {
+	targets, err := c.dir.Targets(ctx)
+	if err != nil {
+		return err
+	}
+	index := func(schema string) int {
+		return slices.IndexFunc(targets, func(t migrate.Target) bool { return t.Schema == schema })
+	}
+	if len(names) == 0 {
+		c.tenants = targets
+		c.spares = slices.DeleteFunc(spares, func(s migrate.Target) bool { return index(s.Schema) >= 0 })
+		return nil
+	}
+	for _, name := range names {
+		t, err := find(ctx, c.dir, name)
+		if err != nil {
+			return err
+		}
+		i := index(t.Placement.Schema)
+		if i < 0 {
+			return fmt.Errorf("tenant %s is %s and is not migrated", t.Slug, t.Status)
+		}
+		c.tenants = append(c.tenants, targets[i])
+	}
+	return nil
+}
+
+// rollout are the flags of commands that change many tenants.
+type rollout struct {
+	fleet
+
+	Canary           string        `placeholder:"N|P%" help:"So many tenants first, by themselves; the others only if all went well."`
+	MaxFailures      int           `placeholder:"N" help:"Begin no other tenant when so many have failed. Defaults to no limit."`
+	LockTimeout      time.Duration `default:"2s" placeholder:"DURATION" help:"How long a statement waits for a lock before its file is rolled back and tried again (${default})."`
+	StatementTimeout time.Duration `placeholder:"DURATION" help:"How long a statement may take. Defaults to what the server says."`
+	Report           string        `placeholder:"FILE" help:"Write the report to this file too, as JSON."`
+}
+
+// options reads the flags.
+func (c *rollout) options() (migrate.Options, error) {
+	if c.MaxFailures < 0 {
+		return migrate.Options{}, &config.Error{Setting: "--max-failures", Err: fmt.Errorf("is %d", c.MaxFailures), Hint: "write 1 or more"}
+	}
+	opts := migrate.Options{MaxFailures: c.MaxFailures}
+	if c.Canary == "" {
+		return opts, nil
+	}
+	var err error
+	if opts.Canary, err = migrate.ParseShare(c.Canary); err != nil {
+		return opts, &config.Error{Setting: "--canary", Err: err, Hint: "write it as 5 or as 2%"}
+	}
+	return opts, nil
+}
+
+// journey takes targets somewhere.
+type journey func(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error)
+
+// run opens the fleet and takes it through journeys, one after the other as long as all goes well. If the command is interrupted,
+// the tenants in hand are finished.
+func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...journey) (err error) {
+	opts, err := c.options()
+	if err != nil {
+		return err
+	}
+	file, err := newReportFile(c.Report)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.close()) }()
+	fleet, err := c.open(ctx, r, migrate.Config{LockTimeout: c.LockTimeout, StatementTimeout: c.StatementTimeout})
+	if err != nil {
+		return err
+	}
+	defer fleet.dir.Close()
+	opts.Stop = ctx.Done()
+	ctx = context.WithoutCancel(ctx)
+	var (
+		targets = fleet.all()
+		report  migrate.Report
+		start   = time.Now()
+	)
+	for _, travel := range journeys {
+		p := r.newProgress(len(targets), words)
+		opts.Progress = p.done
+		report, err = travel(ctx, fleet.m, targets, opts)
+		p.stop()
+		if err != nil {
+			break
+		}
+	}
+	if err != nil && len(report.Failed)+len(report.Unfinished) == 0 { // nothing was begun
+		return err
+	}
+	file.report = newReportView(report, fleet, start, err)
+	if printErr := r.print(file.report, func(w io.Writer) { file.report.write(w, words) }); printErr != nil || err == nil {
 		return printErr
 	}
+	return r.showOutcome(report, len(targets), err)
+}
+
+// showOutcome says what went wrong and what to do about it.
+func (r *runner) showOutcome(report migrate.Report, targets int, err error) error {
 	var failed *migrate.FailedError
 	if errors.As(err, &failed) {
 		r.showFailed(failed, "run the same command again; the others are done")
-		return &reportedError{err}
 	}
-	return err
+	if n := len(report.Unfinished); n > 0 {
+		_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants were left out: %s\n", n, targets, whyLeftOut(err))
+	}
+	return &reportedError{err}
+}
+
+func whyLeftOut(err error) string {
+	switch {
+	case errors.Is(err, migrate.ErrCanary):
+		return "a canary failed — mend the cause and run the same command again"
+	case errors.Is(err, migrate.ErrTooManyFailures):
+		return "as many failed as --max-failures allows — mend the cause and run the same command again"
+	case errors.Is(err, migrate.ErrStopped):
+		return "the command was interrupted — run it again to go on"
+	}
+	return err.Error()
 }
 
 // showFailed prints a line for each tenant that failed, and what to do when the causes are mended.
@@ -99,147 +204,67 @@ func (r *runner) showFailed(failed *migrate.FailedError, then string) {
 	_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants failed — mend the cause and %s\n", len(failed.Failed), failed.Total, then)
 }
 
-func writeReport(w io.Writer, report migrate.Report) {
-	_, _ = fmt.Fprintf(w, "%d migrated, %d current, %d failed", len(report.Applied), len(report.Current), len(report.Failed))
-	if n := len(report.Unfinished); n > 0 {
-		_, _ = fmt.Fprintf(w, ", %d not reached", n)
+type migrateUpCmd struct{ rollout }
+
+// Run migrates.
+func (c *migrateUpCmd) Run(ctx context.Context, r *runner) error {
+	return c.run(ctx, r, forwards, up)
+}
+
+func up(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error) {
+	return m.Up(ctx, targets, opts)
+}
+
+// backward are the flags of commands that lose data.
+type backward struct {
+	rollout
+
+	Last int  `arg:"" optional:"" default:"1" help:"How many migrations, counted from the last that any of the tenants has (${default})."`
+	All  bool `help:"All tenants. It must be said: what a migration has added is lost with its data."`
+}
+
+func (c *backward) check() error {
+	switch {
+	case c.Last < 1:
+		return &config.Error{Setting: "LAST", Err: fmt.Errorf("is %d", c.Last), Hint: "write 1 or more"}
+	case c.All == (len(c.Tenant) > 0):
+		return &config.Error{Setting: "--all", Err: errors.New("say whose"), Hint: "write --tenant SUBDOMAIN, or --all for every tenant"}
 	}
-	_, _ = fmt.Fprintln(w)
+	return nil
 }
 
-// resultView is what became of one tenant, for --json.
-type resultView struct {
-	Tenant     string   `json:"tenant"`
-	Schema     string   `json:"schema"`
-	Applied    []string `json:"applied"`
-	DurationMS int64    `json:"duration_ms"`
-	Error      string   `json:"error,omitempty"`
-}
-
-type reportView struct {
-	Applied    []resultView `json:"applied"`
-	Current    []resultView `json:"current"`
-	Failed     []resultView `json:"failed"`
-	Unfinished []resultView `json:"unfinished"`
-}
-
-func newReportView(r migrate.Report) reportView {
-	views := func(results []migrate.Result) []resultView {
-		vs := make([]resultView, len(results))
-		for i, res := range results {
-			vs[i] = resultView{Tenant: res.Target, Schema: res.Schema, Applied: append([]string{}, res.Applied...), DurationMS: res.Duration.Milliseconds()}
-			if res.Err != nil {
-				vs[i].Error = res.Err.Error()
-			}
-		}
-		return vs
+func (c *backward) back(b migrate.Back) journey {
+	return func(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error) {
+		return m.Rollback(ctx, targets, b, opts)
 	}
-	return reportView{Applied: views(r.Applied), Current: views(r.Current), Failed: views(r.Failed), Unfinished: views(r.Unfinished)}
 }
 
-type migrateStatusCmd struct{ fleet }
+type migrateRollbackCmd struct {
+	backward
 
-// statusView is how far the fleet is.
-type statusView struct {
-	Tenants  int           `json:"tenants"`
-	Current  int           `json:"current"`
-	Versions []versionRow  `json:"versions"`
-	Behind   []behindView  `json:"behind"`
-	Unread   []unreadView  `json:"unread"`
-	Unknown  []unknownView `json:"unknown"`
+	To string `placeholder:"VERSION" help:"Take back all that come after this version or file instead; 0 for all."`
 }
 
-type versionRow struct {
-	File    string `json:"file"`
-	Applied int    `json:"applied"`
-	Pending int    `json:"pending"`
-}
-
-type behindView struct {
-	Tenant  string   `json:"tenant"`
-	Pending []string `json:"pending"`
-}
-
-type unreadView struct {
-	Tenant string `json:"tenant"`
-	Error  string `json:"error"`
-}
-
-type unknownView struct {
-	Tenant   string   `json:"tenant"`
-	Versions []string `json:"versions"`
-}
-
-// Run shows the state of the fleet.
-func (c *migrateStatusCmd) Run(ctx context.Context, r *runner) error {
-	m, targets, err := c.open(ctx, r)
-	if err != nil {
+// Run rolls back.
+func (c *migrateRollbackCmd) Run(ctx context.Context, r *runner) error {
+	if err := c.check(); err != nil {
 		return err
 	}
-	statuses, err := m.Status(ctx, targets)
-	var failed *migrate.FailedError
-	if err != nil && !errors.As(err, &failed) {
+	b := migrate.Back{Last: c.Last}
+	if c.To != "" {
+		b = migrate.Back{To: c.To}
+	}
+	return c.run(ctx, r, backwards, c.back(b))
+}
+
+type migrateRedoCmd struct{ backward }
+
+// Run rolls back and migrates again.
+func (c *migrateRedoCmd) Run(ctx context.Context, r *runner) error {
+	if err := c.check(); err != nil {
 		return err
 	}
-	view := newStatusView(statuses)
-	if printErr := r.print(view, func(w io.Writer) { view.write(w) }); printErr != nil {
-		return printErr
-	}
-	return err
-}
-
-func newStatusView(statuses []migrate.TargetStatus) statusView {
-	v := statusView{Tenants: len(statuses), Versions: []versionRow{}, Behind: []behindView{}, Unread: []unreadView{}, Unknown: []unknownView{}}
-	rows := map[string]*versionRow{}
-	row := func(file string) *versionRow {
-		if rows[file] == nil {
-			rows[file] = &versionRow{File: file}
-		}
-		return rows[file]
-	}
-	for _, s := range statuses {
-		if s.Err != nil {
-			v.Unread = append(v.Unread, unreadView{s.Target, s.Err.Error()})
-			continue
-		}
-		for _, file := range s.Applied {
-			row(file).Applied++
-		}
-		for _, file := range s.Pending {
-			row(file).Pending++
-		}
-		if len(s.Unknown) > 0 {
-			v.Unknown = append(v.Unknown, unknownView{s.Target, s.Unknown})
-		}
-		if len(s.Pending) > 0 {
-			v.Behind = append(v.Behind, behindView{s.Target, s.Pending})
-		} else {
-			v.Current++
-		}
-	}
-	for _, r := range slices.SortedFunc(maps.Values(rows), func(a, b *versionRow) int { return cmp.Compare(a.File, b.File) }) {
-		v.Versions = append(v.Versions, *r)
-	}
-	return v
-}
-
-func (v statusView) write(w io.Writer) {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "MIGRATION\tAPPLIED\tPENDING")
-	for _, r := range v.Versions {
-		_, _ = fmt.Fprintf(table, "%s\t%d\t%d\n", r.File, r.Applied, r.Pending)
-	}
-	_ = table.Flush()
-	_, _ = fmt.Fprintf(w, "%d tenants, %d current\n", v.Tenants, v.Current)
-	for _, b := range v.Behind {
-		_, _ = fmt.Fprintf(w, "behind: %s, %d pending from %s\n", b.Tenant, len(b.Pending), b.Pending[0])
-	}
-	for _, u := range v.Unknown {
-		_, _ = fmt.Fprintf(w, "ahead: %s has versions that no file here has: %v\n", u.Tenant, u.Versions)
-	}
-	for _, u := range v.Unread {
-		_, _ = fmt.Fprintf(w, "unread: %s\n", u.Error) // it begins with the tenant
-	}
+	return c.run(ctx, r, again, c.back(migrate.Back{Last: c.Last}), up)
 }
 
 type migrateNewCmd struct {
@@ -288,7 +313,7 @@ func (c *migrateControlCmd) Run(ctx context.Context, r *runner) error {
 			return err
 		}
 	}
-	view := newReportView(migrate.Report{Applied: []migrate.Result{res}}).Applied[0]
+	view := newResultView(res, false)
 	return r.print(view, func(w io.Writer) {
 		if len(res.Applied) == 0 {
 			_, _ = fmt.Fprintln(w, "the registry is up to date")

@@ -17,13 +17,14 @@ import (
 // failed.
 type progress struct {
 	w      io.Writer
+	words  words
 	bars   *mpb.Progress // nil without a terminal
 	bar    *mpb.Bar
 	failed atomic.Int64
 }
 
-func (r *runner) newProgress(total int) *progress {
-	p := &progress{w: r.Err}
+func (r *runner) newProgress(total int, words words) *progress {
+	p := &progress{w: r.Err, words: words}
 	file, ok := r.Err.(*os.File)
 	if !ok || total == 0 || !term.IsTerminal(int(file.Fd())) {
 		return p
@@ -61,7 +62,7 @@ func (p *progress) done(res migrate.Result) {
 	case res.Err != nil:
 		_, _ = fmt.Fprintf(p.w, "%s: failed\n", res.Target) // the cause stands in the report
 	case len(res.Applied) > 0:
-		_, _ = fmt.Fprintf(p.w, "%s: %d applied, up to %s\n", res.Target, len(res.Applied), res.Applied[len(res.Applied)-1])
+		_, _ = fmt.Fprintf(p.w, p.words.each, res.Target, len(res.Applied), res.Applied[len(res.Applied)-1])
 	}
 }
 
