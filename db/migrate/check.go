@@ -22,6 +22,7 @@ func (f *file) check() []error {
 // checkSection looks at every statement and notes where they stand.
 func (f *file) checkSection(s *section) []error {
 	errs := f.checkOptions(s)
+	s.grants = strings.Contains(strings.ToLower(s.text), "grant") // in dynamic SQL too
 	for _, st := range split(s.text) {
 		if len(st.tokens) == 0 {
 			continue

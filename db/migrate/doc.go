@@ -14,7 +14,8 @@
 //     runners on any number of machines may work on the same targets; each file is applied once.
 //   - A file is recorded in the same transaction that ran it, and only if search_path, role and session are still those that
 //     the session began with; otherwise the file is rolled back.
-//   - Nobody but its owner has rights on the ledger: what default privileges or a file granted on it is revoked.
+//   - Nobody but its owner has rights on the ledger: what default privileges or a file granted on it is revoked, with the file if the
+//     word stands in it, or else by the next run.
 //   - A target that fails leaves the others alone. Running again goes on where the last run stopped.
 //   - When the context ends, the statement in flight is cancelled on the server, its file is rolled back, and no session stays
 //     behind.

@@ -180,7 +180,7 @@ func (r *run) wave(ctx context.Context, indexes []int) {
 		t := r.targets[at]
 		t.Name = cmp.Or(t.Name, t.Schema)
 		start := time.Now()
-		applied, err := workers[n].visit(t, r.course, r.found[at].exists)
+		applied, err := workers[n].visit(t, r.course, r.found[at].ledgerState)
 		r.finish(ctx, at, Result{Applied: applied, Duration: time.Since(start), Err: t.wrap(ctx, err)})
 	}
 	// A worker that is done gives back the lock of the last target at once: other runners may wait for it, and others of ours for them.

@@ -89,16 +89,12 @@ func (s *session) concealLedger() error {
 	return nil
 }
 
-// guard is, in SQL, true if the session still has its scope; else it is an error. It stands in the statement that writes the ledger, so
-// that nothing is recorded elsewhere or by somebody else.
-func (s *session) guard(more string) string {
-	return fmt.Sprintf(`1 / case when current_setting('search_path') = %s and current_user::text = %s and session_user::text = %s
-		and pg_backend_pid()::text = %s%s then 1 else 0 end = 1`,
-		literal(s.scope.path), literal(s.scope.user), literal(s.scope.sessionUser), literal(s.scope.backend), more)
-}
-
-// writeLedger is the statement that records the step in hand.
-func (s *session) writeLedger(guard string) string {
+// writeLedger is the statement that records the step in hand. It is an error if the session has left its scope, so that nothing is
+// recorded elsewhere or by somebody else.
+func (s *session) writeLedger() string {
+	guard := fmt.Sprintf(`1 / case when current_setting('search_path') = %s and current_user::text = %s and session_user::text = %s
+		and pg_backend_pid()::text = %s then 1 else 0 end = 1`,
+		literal(s.scope.path), literal(s.scope.user), literal(s.scope.sessionUser), literal(s.scope.backend))
 	f := s.steps[0]
 	if f.back {
 		return "delete from " + s.table + " where version = " + literal(f.Version) + " and " + guard
@@ -107,75 +103,67 @@ func (s *session) writeLedger(guard string) string {
 		s.table, literal(f.Version), literal(`\x`+hex.EncodeToString(f.checksum[:])), guard)
 }
 
-// exposedNow is exposedExpr of the ledger. It needs no right on the schema, and is written so that it never reads the entries of the
-// other tenants' ledgers, which have the same name.
-func (s *session) exposedNow() string {
-	return "(select " + exposedExpr + " from pg_catalog.pg_class c where c.relname = " + literal(ledgerName) +
-		" and c.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = " + literal(s.target.Schema) + "))"
-}
+const savepoint = "savepoint leasehold_record"
 
-const savepoint = "leasehold_record"
-
-// commit records the step in hand and ends the transaction that ran it, in one round trip. It does so only if the file left the
-// scope and the transaction as they were, and the ledger out of the reach of others.
+// commit records the step in hand and ends the transaction that ran it, in one round trip. It does so only if the file left the scope
+// as it was, and the ledger out of the reach of others.
 func (s *session) commit() error {
-	for {
-		results, err := s.script("savepoint "+savepoint, "select "+scopeColumns+", "+s.exposedNow(),
-			s.writeLedger(s.guard(" and not "+s.exposedNow())), "commit")
-		if err == nil {
-			return s.wasCommitted(results)
-		}
-		switch {
-		case len(results) >= 3:
-			return fmt.Errorf("commit: %w", err)
-		case len(results) < 2 || len(results[1].Rows) == 0:
-			return fmt.Errorf("record in %s: %w", s.table, err)
-		}
-		now := results[1].Rows[0]
-		if changed := newScope(now); changed != s.scope {
-			return fmt.Errorf("%w: %s", ErrScopeChanged, s.scope.difference(changed))
-		}
-		if !isTrue(now[4]) {
-			return fmt.Errorf("record in %s: %w", s.table, err)
-		}
-		if _, err := s.script("rollback to savepoint " + savepoint); err != nil {
-			return err
-		}
-		if err := s.concealLedger(); err != nil {
-			return fmt.Errorf("revoke rights on %s: %w", s.table, err)
-		}
+	statements := []string{savepoint, s.writeLedger(), "commit"}
+	grants := s.steps[0].section().grants
+	if grants {
+		statements = statements[:2]
 	}
-}
-
-// wasCommitted looks at the answers to a commit that brought no error.
-func (s *session) wasCommitted(results []*pgconn.Result) error {
-	if n := results[2].CommandTag.RowsAffected(); n != 1 {
-		return fmt.Errorf("record in %s: %d rows were changed, not 1", s.table, n)
+	results, err := s.script(statements...)
+	switch {
+	case len(results) >= 2 && err != nil:
+		return fmt.Errorf("commit: %w", err)
+	case err != nil:
+		if _, backErr := s.script("rollback to " + savepoint); backErr != nil {
+			return fmt.Errorf("record in %s: %w", s.table, err)
+		}
+		return s.notRecorded(err)
+	}
+	if err := s.wroteOne(results[1]); err != nil || !grants {
+		return err
+	}
+	if err := s.concealLedger(); err != nil {
+		return fmt.Errorf("revoke rights on %s: %w", s.table, err)
+	}
+	if _, err := s.script("commit"); err != nil {
+		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
 }
 
 // record records the step in hand, which ran without a transaction.
 func (s *session) record() error {
-	results, err := s.script("select "+scopeColumns+", "+s.exposedNow(), s.writeLedger(s.guard("")))
-	if len(results) > 0 && len(results[0].Rows) > 0 {
-		now := results[0].Rows[0]
-		if changed := newScope(now); changed != s.scope {
-			return fmt.Errorf("%w: %s", ErrScopeChanged, s.scope.difference(changed))
-		}
-		s.exposed = isTrue(now[4])
-	}
+	results, err := s.script(s.writeLedger())
 	if err != nil {
-		return fmt.Errorf("record in %s: %w", s.table, err)
+		return s.notRecorded(err)
 	}
-	if n := results[1].CommandTag.RowsAffected(); n != 1 {
-		return fmt.Errorf("record in %s: %d rows were changed, not 1", s.table, n)
+	if err := s.wroteOne(results[0]); err != nil || !s.steps[0].section().grants {
+		return err
 	}
-	if s.exposed {
-		if err := s.concealLedger(); err != nil {
-			return fmt.Errorf("revoke rights on %s: %w", s.table, err)
-		}
-		s.exposed = false
+	if err := s.concealLedger(); err != nil {
+		return fmt.Errorf("revoke rights on %s: %w", s.table, err)
 	}
 	return nil
+}
+
+// wroteOne looks at what a statement of writeLedger did.
+func (s *session) wroteOne(r *pgconn.Result) error {
+	if n := r.CommandTag.RowsAffected(); n != 1 {
+		return fmt.Errorf("record in %s: %d rows were changed, not 1", s.table, n)
+	}
+	return nil
+}
+
+// notRecorded says why a statement of writeLedger failed: because the file has left the scope, or else for what the server says.
+func (s *session) notRecorded(err error) error {
+	if results, lookErr := s.script("select " + scopeColumns); lookErr == nil {
+		if now := newScope(results[0].Rows[0]); now != s.scope {
+			return fmt.Errorf("%w: %s", ErrScopeChanged, s.scope.difference(now))
+		}
+	}
+	return fmt.Errorf("record in %s: %w", s.table, err)
 }

@@ -101,13 +101,13 @@ func (m *Migrator) apply(ctx context.Context, t Target) (applied []string, err e
 		return nil, err
 	}
 	defer s.close()
-	if err := s.enter(t, false, false); err != nil {
+	if err := s.enter(t, false, ledgerState{}); err != nil {
 		return nil, err
 	}
 	if steps, err := m.set.forward(s.ledger); err != nil || len(steps) == 0 && !s.exposed {
 		return nil, err
 	}
-	if err := s.enter(t, true, s.exists); err != nil {
+	if err := s.enter(t, true, s.ledgerState); err != nil {
 		return nil, err
 	}
 	return s.travel(m.set.forward)

@@ -86,7 +86,10 @@ type scope struct {
 	path, user, sessionUser, backend string
 }
 
-const scopeColumns = `current_setting('search_path'), current_user::text, session_user::text, pg_backend_pid()::text`
+const (
+	scopeColumns = `current_setting('search_path'), ` + scopeRest
+	scopeRest    = `current_user::text, session_user::text, pg_backend_pid()::text`
+)
 
 // exposedExpr is whether table c has a grant to another than its owner. Rights of the owner alone leave relacl null or one item.
 const exposedExpr = `exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)`
@@ -150,14 +153,15 @@ var forget = []string{
 	"discard plans", "discard temp", "discard sequences",
 }
 
-// enter binds the session to a target: it forgets the last one, sets search_path to the schema, and reads what stands there. With
-// lock it takes the schema's lock before it reads. If the ledger is known to exist all of this is one round trip.
-func (s *session) enter(t Target, lock, ledgerExists bool) error {
+// enter binds the session to a target: it forgets the last one, sets search_path to the schema, and reads the ledger. With lock it
+// takes the schema's lock before it reads. What is known of a ledger that exists is taken on trust, save its content, and then
+// all of this is one round trip.
+func (s *session) enter(t Target, lock bool, known ledgerState) error {
 	s.visit = visit{target: t, table: pgx.Identifier{t.Schema, ledgerName}.Sanitize()}
 	s.log = s.cfg.Logger.With(slog.String("target", t.Name), slog.String("schema", t.Schema))
-	err := s.look(lock, ledgerExists)
-	if ledgerExists && notThere(err) {
-		err = s.look(lock, false)
+	err := s.look(lock, known)
+	if notThere(err) {
+		err = s.look(lock, ledgerState{})
 	}
 	s.visited++
 	if err != nil || !lock || s.locked {
@@ -166,67 +170,68 @@ func (s *session) enter(t Target, lock, ledgerExists bool) error {
 	if err := s.waitForLock(); err != nil {
 		return err
 	}
-	return s.look(false, s.exists)
+	return s.look(false, ledgerState{})
 }
 
 // look does what enter says, without waiting for the lock.
-func (s *session) look(lock, ledgerExists bool) error {
+func (s *session) look(lock bool, known ledgerState) error {
 	var statements []string
 	if s.visited > 0 && !s.locked {
 		statements = append(statements, forget...)
 	}
-	statements = append(statements, s.settings(lock), "select "+scopeColumns, `select c.oid is not null, `+exposedExpr+`,
-			exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attname = 'checksum' and not attisdropped)
-		from pg_catalog.pg_namespace n left join lateral (select oid, relacl, relowner from pg_catalog.pg_class
-			where relnamespace = n.oid and relname = `+literal(ledgerName)+` offset 0) c on true
-		where n.nspname = `+literal(s.target.Schema))
-	if ledgerExists {
+	statements = append(statements, s.settings(lock))
+	if known.exists {
 		statements = append(statements, s.versions())
+	} else {
+		// Written so that it never reads the entries of the other tenants' ledgers, which have the same name.
+		statements = append(statements, `select c.oid is not null, `+exposedExpr+`,
+				exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attname = 'checksum' and not attisdropped)
+			from pg_catalog.pg_namespace n left join lateral (select oid, relacl, relowner from pg_catalog.pg_class
+				where relnamespace = n.oid and relname = `+literal(ledgerName)+` offset 0) c on true
+			where n.nspname = `+literal(s.target.Schema))
 	}
 	results, err := s.script(statements...)
 	if err != nil {
 		return err
 	}
-	if ledgerExists {
-		s.ledger = versionSet(results[len(results)-1])
-		results = results[:len(results)-1]
+	found, row := results[len(results)-1], results[len(results)-2].Rows[0]
+	s.locked, s.scope = s.locked || isTrue(row[0]), newScope(row[1:])
+	if known.exists {
+		s.ledgerState, s.ledger = known, versionSet(found)
+		return nil
 	}
-	catalogue, now, settings := results[len(results)-1].Rows, results[len(results)-2].Rows[0], results[len(results)-3].Rows[0]
-	s.locked = s.locked || isTrue(settings[0])
-	s.scope = newScope(now)
-	if len(catalogue) == 0 {
+	if len(found.Rows) == 0 {
 		return fmt.Errorf("%w: %q in database %q", ErrSchemaMissing, s.target.Schema, s.conn.Config().Database)
 	}
-	s.ledgerState = ledgerState{exists: isTrue(catalogue[0][0]), exposed: isTrue(catalogue[0][1]), sums: isTrue(catalogue[0][2])}
-	switch {
-	case ledgerExists:
-	case s.exists:
-		results, err := s.script(s.versions())
-		if err != nil {
-			return fmt.Errorf("read %s: %w", s.table, err)
-		}
-		s.ledger = versionSet(results[0])
-	default:
-		s.ledger = map[string]bool{}
+	s.ledgerState = ledgerState{exists: isTrue(found.Rows[0][0]), exposed: isTrue(found.Rows[0][1]), sums: isTrue(found.Rows[0][2])}
+	s.ledger = map[string]bool{}
+	if !s.exists {
+		return nil
 	}
+	if results, err = s.script(s.versions()); err != nil {
+		return fmt.Errorf("read %s: %w", s.table, err)
+	}
+	s.ledger = versionSet(results[0])
 	return nil
 }
 
-// settings is the statement that sets the session up. Its first column is whether the lock was taken. A path may name what does not
-// exist, so the schema is looked for afterwards.
+// settings is the statement that sets the session up. Its columns are whether the lock was taken, and the scope. A path may name what
+// does not exist, so the schema is looked for afterwards.
 func (s *session) settings(lock bool) string {
 	path := pgx.Identifier{s.target.Schema}.Sanitize()
 	if ext := s.target.ExtensionSchema; ext != "" {
 		path += ", " + pgx.Identifier{ext}.Sanitize()
 	}
-	columns := []string{"false"}
+	locked := "false"
 	if lock {
-		columns[0] = fmt.Sprintf("pg_try_advisory_lock(%d)", lockKey(s.target.Schema))
+		locked = fmt.Sprintf("pg_try_advisory_lock(%d)", lockKey(s.target.Schema))
 	}
+	var columns []string
 	set := func(name, value string) {
 		columns = append(columns, "set_config("+literal(name)+", "+literal(value)+", false)")
 	}
 	set("search_path", path+", pg_temp")
+	columns[0] = locked + ", " + columns[0] + ", " + scopeRest
 	set("lock_timeout", milliseconds(s.cfg.LockTimeout))
 	set("standard_conforming_strings", "on")
 	if s.cfg.StatementTimeout > 0 {

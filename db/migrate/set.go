@@ -50,6 +50,8 @@ type section struct {
 	transaction bool
 	// concurrently is whether it says CONCURRENTLY: it waits for other transactions, but nobody waits for it.
 	concurrently bool
+	// grants is whether it may have granted something on the ledger.
+	grants bool
 	// index is the name of the index that is created concurrently, as the catalogue has it.
 	index string
 }

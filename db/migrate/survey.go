@@ -21,10 +21,9 @@ const surveyWorkers = 4
 
 // finding is what a survey says of one target. It may be out of date by the time that it is read.
 type finding struct {
-	ledger  map[string]bool // shared between targets with the same versions: not to be changed
-	exists  bool            // the ledger is there
-	exposed bool            // others than its owner have rights on the ledger
-	err     error           // not wrapped
+	ledger map[string]bool // shared between targets with the same versions: not to be changed
+	ledgerState
+	err error // not wrapped
 }
 
 // survey reads the ledgers of many targets in a few queries for each database. It takes no lock that anybody waits for and
@@ -132,10 +131,10 @@ func (s *surveyor) readAlone(ctx context.Context, t Target) finding {
 		return finding{err: err}
 	}
 	defer session.close()
-	if err := session.enter(t, false, false); err != nil {
+	if err := session.enter(t, false, ledgerState{}); err != nil {
 		return finding{err: err}
 	}
-	return finding{ledger: session.ledger, exists: session.exists, exposed: session.exposed}
+	return finding{ledger: session.ledger, ledgerState: session.ledgerState}
 }
 
 // readTogether reads the targets in one transaction, so that a digest and the ledger that it stands for are of one moment.
@@ -159,21 +158,23 @@ func (s *surveyor) findLedgers(ctx context.Context, tx pgx.Tx, indexes []int) ([
 		schemas[n] = s.targets[i].Schema
 		s.found[i].err = fmt.Errorf("%w: %q in database %q", ErrSchemaMissing, s.targets[i].Schema, s.targets[i].Conn.Database)
 	}
-	rows, err := tx.Query(ctx, `select w.n, c.oid is not null, `+exposedExpr+` from unnest($1::text[]) with ordinality w (schema, n)
+	rows, err := tx.Query(ctx, `select w.n, c.oid is not null, `+exposedExpr+`,
+			exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = 'checksum' and not a.attisdropped)
+		from unnest($1::text[]) with ordinality w (schema, n)
 		join pg_catalog.pg_namespace on nspname = w.schema
 		left join pg_catalog.pg_class c on c.relnamespace = pg_namespace.oid and c.relname = $2 order by w.n`, schemas, ledgerName)
 	if err != nil {
 		return nil, err
 	}
 	var (
-		ledgers         []int
-		n               int
-		exists, exposed bool
+		ledgers []int
+		n       int
+		state   ledgerState
 	)
-	_, err = pgx.ForEachRow(rows, []any{&n, &exists, &exposed}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&n, &state.exists, &state.exposed, &state.sums}, func() error {
 		i := indexes[n-1]
-		s.found[i] = finding{ledger: map[string]bool{}, exists: exists, exposed: exposed}
-		if exists {
+		s.found[i] = finding{ledger: map[string]bool{}, ledgerState: state}
+		if state.exists {
 			ledgers = append(ledgers, i)
 		}
 		return nil

@@ -43,7 +43,7 @@ type worker struct {
 }
 
 // visit takes a target where the course leads. A connection on which something went wrong does not see another target.
-func (w *worker) visit(t Target, c course, ledgerExists bool) (done []string, err error) {
+func (w *worker) visit(t Target, c course, known ledgerState) (done []string, err error) {
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
@@ -52,12 +52,12 @@ func (w *worker) visit(t Target, c course, ledgerExists bool) (done []string, er
 			w.close()
 		}
 	}()
-	if !w.reenter(t, ledgerExists) {
+	if !w.reenter(t, known) {
 		w.close()
 		if w.s, err = dial(w.ctx, t, w.cfg, w.stop); err != nil {
 			return nil, err
 		}
-		if err := w.s.enter(t, true, ledgerExists); err != nil {
+		if err := w.s.enter(t, true, known); err != nil {
 			return nil, err
 		}
 	}
@@ -65,12 +65,12 @@ func (w *worker) visit(t Target, c course, ledgerExists bool) (done []string, er
 }
 
 // reenter goes to a target on the connection that there is, and reports whether that is as good as a new one.
-func (w *worker) reenter(t Target, ledgerExists bool) bool {
+func (w *worker) reenter(t Target, known ledgerState) bool {
 	if w.s == nil || w.s.conn.IsClosed() || w.s.visited >= maxVisits || databaseOf(w.s.target.Conn) != databaseOf(t.Conn) {
 		return false
 	}
 	before := w.s.scope
-	if err := w.s.enter(t, true, ledgerExists); err != nil {
+	if err := w.s.enter(t, true, known); err != nil {
 		return false // the new one will say what is wrong
 	}
 	return w.s.scope.user == before.user && w.s.scope.sessionUser == before.sessionUser && w.s.scope.backend == before.backend
