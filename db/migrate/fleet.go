@@ -303,7 +303,7 @@ type TargetStatus struct {
 	Err error
 }
 
-// Status tells how far each target is, in the order given. It reads the ledgers of a thousand targets in one query, takes no lock
+// Status tells how far each target is, in the order given. It reads the ledgers of some hundred targets in one query, takes no lock
 // and changes nothing; a target without a ledger has everything pending. Targets that could not be read have an Err; the error then is a *FailedError, or wraps the context's as
 // that of Up does.
 func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus, error) {

@@ -141,10 +141,10 @@ func (s *session) script(statements ...string) ([]*pgconn.Result, error) {
 	return results, err
 }
 
+var escapes = strings.NewReplacer(`\`, `\\`, `'`, `''`)
+
 // literal quotes a string so that it means the same whatever standard_conforming_strings says.
-func literal(s string) string {
-	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + "'"
-}
+func literal(s string) string { return "E'" + escapes.Replace(s) + "'" }
 
 // forget makes a session that was at another target as good as new. It is what the documentation of PostgreSQL gives as the
 // meaning of DISCARD ALL, which cannot travel with other statements.

@@ -12,9 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// surveyChunk is how many targets one query reads. Each costs the server a lock until its end, and time to plan that grows faster
-// than their number when there are many.
-const surveyChunk = 1000
+// surveyChunk is how many targets one query reads. Each costs the server two locks until its end, of which it has some thousands.
+const surveyChunk = 250
 
 // surveyWorkers is how many queries run at a time, if nobody says how many workers there are to be.
 const surveyWorkers = 4
@@ -59,10 +58,7 @@ type surveyor struct {
 }
 
 // digest tells ledgers with different versions apart, whatever the order of their rows.
-type digest struct {
-	count, sum int64
-	last       string
-}
+type digest struct{ count, sum, last string }
 
 // byDatabase groups the targets that one connection can read. Those that are not valid are done with.
 func (s *surveyor) byDatabase() [][]int {
@@ -182,33 +178,21 @@ func (s *surveyor) findLedgers(ctx context.Context, tx pgx.Tx, indexes []int) ([
 	return ledgers, err
 }
 
-// readLedgers reads what stands in the ledgers, each different one once.
+// readLedgers reads what stands in the ledgers, each different one once. They travel as statements of one simple query: one UNION ALL
+// of them takes four times as long to plan.
 func (s *surveyor) readLedgers(ctx context.Context, tx pgx.Tx, indexes []int) error {
 	var sql strings.Builder
+	for _, i := range indexes {
+		_, _ = fmt.Fprintf(&sql, "select count(*), coalesce(bit_xor(hashtextextended(version::text, 0)), 0), coalesce(max(version::text), '') from %s;\n",
+			pgx.Identifier{s.targets[i].Schema, ledgerName}.Sanitize())
+	}
+	results, err := tx.Conn().PgConn().Exec(ctx, sql.String()).ReadAll()
+	if err != nil {
+		return err
+	}
 	for n, i := range indexes {
-		if n > 0 {
-			sql.WriteString(" union all ")
-		}
-		_, _ = fmt.Fprintf(&sql, "select %d, count(*), coalesce(bit_xor(hashtextextended(version::text, 0)), 0), coalesce(max(version::text), '') from %s",
-			i, pgx.Identifier{s.targets[i].Schema, ledgerName}.Sanitize())
-	}
-	rows, err := tx.Query(ctx, sql.String())
-	if err != nil {
-		return err
-	}
-	var (
-		i       int
-		d       digest
-		digests = make(map[int]digest, len(indexes))
-	)
-	_, err = pgx.ForEachRow(rows, []any{&i, &d.count, &d.sum, &d.last}, func() error {
-		digests[i] = d
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for i, d := range digests {
+		row := results[n].Rows[0]
+		d := digest{count: string(row[0]), sum: string(row[1]), last: string(row[2])}
 		if s.found[i].ledger, err = s.ledger(ctx, tx, s.targets[i].Schema, d); err != nil {
 			return err
 		}
