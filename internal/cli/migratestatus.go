@@ -164,7 +164,7 @@ func (v statusView) write(w io.Writer) {
 	_ = table.Flush()
 	_, _ = fmt.Fprintf(w, "%d tenants, %d current\n", v.Tenants, v.Current)
 	if v.Spares != nil {
-		_, _ = fmt.Fprintf(w, "%d spares, %d current\n", v.Spares.Spares, v.Spares.Current)
+		_, _ = fmt.Fprintf(w, "spares: %d, %d current\n", v.Spares.Spares, v.Spares.Current)
 	}
 	writeSome(w, "behind", v.Behind, func(b behindView) string {
 		return fmt.Sprintf("behind: %s, %d pending from %s", b.Tenant, len(b.Pending), b.Pending[0])

@@ -79,8 +79,8 @@ func (v reportView) write(w io.Writer, words words) {
 	if tenants[3] > 0 {
 		_, _ = fmt.Fprintf(w, ", %d not reached", tenants[3])
 	}
-	if n := spares[0] + spares[1] + spares[2] + spares[3]; n > 0 {
-		_, _ = fmt.Fprintf(w, "; of %d spares %d %s, %d failed", n, spares[0], words.done, spares[2])
+	if spares != [4]int{} {
+		_, _ = fmt.Fprintf(w, "; spares: %d %s, %d current, %d failed", spares[0], words.done, spares[1], spares[2])
 	}
 	_, _ = fmt.Fprintln(w)
 }
