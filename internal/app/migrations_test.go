@@ -2,10 +2,14 @@ package app_test
 
 import (
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/db/migrate"
 	"github.com/leasehold-go/leasehold/db/migrations"
 	"github.com/leasehold-go/leasehold/internal/pgtest"
 )
@@ -49,6 +53,33 @@ func TestMigrationsGoDownAndUpAgain(t *testing.T) {
 		if n := left(); n != 0 {
 			t.Fatalf("%d objects are left after all downs", n)
 		}
+	}
+}
+
+// db/schema.sql is there for the review of changes: it must say what the migrations make. The catalogues are compared and not the
+// texts, which differ between versions of pg_dump.
+func TestSchemaSQLIsWhatTheMigrationsMake(t *testing.T) {
+	t.Parallel()
+	databaseURL := pgtest.Database(t)
+	conn := pgtest.Connect(t, databaseURL)
+	dump, err := os.ReadFile("../../db/schema.sql")
+	must(t, err)
+	script := "CREATE SCHEMA made; CREATE SCHEMA loaded; SET search_path = loaded;\n" + string(dump)
+	if _, err := conn.PgConn().Exec(t.Context(), script).ReadAll(); err != nil {
+		t.Fatalf("load db/schema.sql: %v", err)
+	}
+	set, err := migrate.Load(migrations.FS, "tenant")
+	must(t, err)
+	config, err := pgx.ParseConfig(databaseURL)
+	must(t, err)
+	m := migrate.New(set, migrate.Config{})
+	made := migrate.Target{Schema: "made", Conn: config}
+	_, err = m.Apply(t.Context(), made)
+	must(t, err)
+	drifts, err := m.Check(t.Context(), made, []migrate.Target{{Schema: "loaded", Conn: config}})
+	must(t, err)
+	for _, difference := range drifts[0].Differences {
+		t.Errorf("db/schema.sql: %s; write it anew: task dump", difference)
 	}
 }
 
