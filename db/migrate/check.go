@@ -22,6 +22,7 @@ func (f *file) check() []error {
 // checkSection looks at every statement and notes where they stand.
 func (f *file) checkSection(s *section) []error {
 	errs := f.checkOptions(s)
+	s.tame = s.transaction
 	s.grants = strings.Contains(strings.ToLower(s.text), "grant") // in dynamic SQL too
 	for _, st := range split(s.text) {
 		if len(st.tokens) == 0 {
@@ -47,6 +48,7 @@ func (f *file) checkSection(s *section) []error {
 			errs = append(errs, f.problem(s.offset+first.start, "%s", message))
 		}
 		s.index = q.indexName()
+		s.tame = s.tame && q.tame()
 		s.concurrently = s.concurrently || q.concurrently()
 	}
 	if n := len(s.statements); n > 1 && !s.transaction {
@@ -187,12 +189,61 @@ func (q query) indexName() string {
 	t := q.tokens[i]
 	switch text := q.src[t.start:t.end]; t.kind {
 	case tokenWord:
-		return strings.ToLower(text)
+		return strings.Map(func(r rune) rune { // as the server does: other letters stay what they are
+			if 'A' <= r && r <= 'Z' {
+				r += 'a' - 'A'
+			}
+			return r
+		}, text)
 	case tokenQuoted:
 		return strings.ReplaceAll(strings.Trim(text, `"`), `""`, `"`)
 	default:
 		return ""
 	}
+}
+
+// tame reports whether the statement is plain DDL, which leaves nothing behind in the session.
+func (q query) tame() bool {
+	switch q.words(1) {
+	case "create", "alter", "drop", "comment", "grant", "revoke":
+	default:
+		return false
+	}
+	if q.has("temp") || q.has("temporary") || q.has("values") || q.has("execute") && !q.hasInOrder("execute", "function") {
+		return false
+	}
+	return !q.has("select") || q.words(2) == "create view" || q.words(4) == "create or replace view"
+}
+
+// foreignTarget returns the name of what the statement makes, changes or removes, if it lies in a schema that the statement names.
+func (q query) foreignTarget() string {
+	switch q.words(1) {
+	case "create", "alter", "drop", "insert", "update", "delete", "truncate", "merge":
+	default:
+		return ""
+	}
+	if name := q.qualified(1); name != "" {
+		return name
+	}
+	if i, found := q.after("on"); found && (q.creates("index") || q.words(1) == "create" && (q.has("trigger") || q.has("rule") || q.has("policy"))) {
+		return q.qualified(i)
+	}
+	return ""
+}
+
+// objectWords are those that stand between a command and the name of what it works on.
+var objectWords = strings.Fields(`or replace table view materialized index unique function procedure aggregate trigger constraint type domain
+	sequence statistics if not exists concurrently only into from recursive rule policy unlogged foreign cascaded column`)
+
+// qualified returns the first name from the i-th token on that is not one of objectWords, if a schema stands before it.
+func (q query) qualified(i int) string {
+	for i < len(q.tokens) && q.tokens[i].kind == tokenWord && slices.Contains(objectWords, q.name(i)) {
+		i++
+	}
+	if i+2 >= len(q.tokens) || q.name(i) == "" || q.symbol(i+1) != '.' || q.name(i) == "pg_catalog" {
+		return ""
+	}
+	return q.src[q.tokens[i].start:q.tokens[i+2].end]
 }
 
 // scopeSettings are the settings that make the scope of a migration.
@@ -202,6 +253,25 @@ const scopeMessage = "%s leaves the scope of the schema that is being migrated; 
 
 // refusal says why the statement may not stand in a migration, or "".
 func (q query) refusal(transaction bool) string {
+	if name := q.foreignTarget(); name != "" {
+		return fmt.Sprintf("%s lies in a schema that is named; leave the schema out: the name alone means the one that is being migrated, in every tenant", name)
+	}
+	for i := range q.tokens {
+		if strings.HasPrefix(q.name(i), "pg_advisory_unlock") {
+			return "pg_advisory_unlock could free the lock that keeps other runners away; locks of a transaction (pg_advisory_xact_lock) end by themselves"
+		}
+		if q.name(i) == ledgerName {
+			return ledgerName + " is where it is recorded what was applied; leave it alone"
+		}
+	}
+	switch q.words(2) {
+	case "create schema", "alter schema", "drop schema":
+		return "a migration works inside one schema and leaves schemas alone"
+	case "create extension":
+		if !q.has("schema") {
+			return "an extension belongs to the whole database and would land in the first tenant's schema; install it once, in a schema of its own"
+		}
+	}
 	switch first := q.words(1); first {
 	case "begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release":
 		return transactionMessage(first)

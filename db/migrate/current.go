@@ -20,7 +20,8 @@ const (
 	Behind Standing = "behind"
 	// Ahead means that versions are applied which no file has: a newer program was here, or a file was removed.
 	Ahead Standing = "ahead"
-	// Changed means that a file is not what it was when its version was applied, whatever else holds.
+	// Changed means that a file is not what it was when its version was applied, or that the schema has versions which no file has and
+	// lacks others: the files were not added to, but changed.
 	Changed Standing = "changed"
 	// Busy means that a Migrator is at work on the schema.
 	Busy Standing = "busy"
@@ -96,6 +97,8 @@ func (s *Set) standing(ledger map[string][]byte) Standing {
 		}
 	}
 	switch {
+	case known < len(ledger) && known < len(s.files): // no newer program lacks what this one has
+		return Changed
 	case known < len(ledger):
 		return Ahead
 	case known < len(s.files):

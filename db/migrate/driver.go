@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -121,6 +122,11 @@ func (s *session) finish(version string) error {
 	if s.inTx {
 		return nil
 	}
+	// What has run outside a transaction is recorded even if the context has ended meanwhile: it would be run again.
+	defer func(ctx context.Context) { s.ctx = ctx }(s.ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), closeTimeout)
+	defer cancel()
+	s.ctx = ctx
 	if err := s.record(); err != nil {
 		return err
 	}
@@ -209,7 +215,11 @@ func (s *session) run(text string) error {
 		return errors.New("dbmate sent another text than the one in hand")
 	}
 	s.started = time.Now()
+	if err := s.refresh(); err != nil {
+		return err
+	}
 	section := s.steps[0].section()
+	s.clean = section.tame
 	if section.transaction {
 		return s.send(begin)
 	}
@@ -224,11 +234,17 @@ func (s *session) run(text string) error {
 	if err := s.dropInvalidIndex(section.index); err != nil {
 		return err
 	}
-	if err := s.send(""); err != nil {
+	if err := s.send(""); err != nil || section.index == "" {
 		return err
 	}
-	return s.setLockTimeout(milliseconds(s.cfg.LockTimeout))
+	if invalid, err := s.invalidIndex(section.index); err != nil || invalid {
+		return cmp.Or(err, errInvalidIndex)
+	}
+	return nil
 }
+
+// errInvalidIndex reports what should not be: the statement succeeded, and the index is of no use.
+var errInvalidIndex = errors.New("the index is invalid; run again")
 
 // send sends the section of the step in hand behind a prefix, which is one statement or none.
 func (s *session) send(prefix string) error {
@@ -250,6 +266,7 @@ func (s *session) send(prefix string) error {
 	return s.steps[0].locate(section, finished, len(prefix), err)
 }
 
+// setLockTimeout holds for the file in hand: refresh sets it back.
 func (s *session) setLockTimeout(value string) error {
 	_, err := s.conn.Exec(s.ctx, `select set_config('lock_timeout', $1, false)`, value)
 	return err
@@ -261,11 +278,7 @@ func (s *session) dropInvalidIndex(name string) error {
 	if name == "" {
 		return nil
 	}
-	var invalid bool
-	err := s.conn.QueryRow(s.ctx, `select exists (select from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
-		join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2 and not i.indisvalid)`,
-		s.target.Schema, name).Scan(&invalid)
-	if err != nil || !invalid {
+	if invalid, err := s.invalidIndex(name); err != nil || !invalid {
 		return err
 	}
 	index := pgx.Identifier{s.target.Schema, name}.Sanitize()
@@ -274,6 +287,14 @@ func (s *session) dropInvalidIndex(name string) error {
 	}
 	s.log.WarnContext(s.ctx, "dropped an invalid index that was left behind", slog.String("index", index))
 	return nil
+}
+
+// invalidIndex reports whether the schema has an invalid index of that name, which the server cuts to its length.
+func (s *session) invalidIndex(name string) (invalid bool, err error) {
+	err = s.conn.QueryRow(s.ctx, `select exists (select from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
+		join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2::name and not i.indisvalid)`,
+		s.target.Schema, name).Scan(&invalid)
+	return invalid, err
 }
 
 // stepDone notes that the step in hand is done and recorded for good.

@@ -28,6 +28,8 @@ var (
 	ErrCanary = errors.New("the canaries did not all go well")
 	// ErrTooManyFailures reports that targets were held back because Options.MaxFailures had failed.
 	ErrTooManyFailures = errors.New("too many failures")
+	// ErrPooler reports a connection that a pooler stands behind: what is set for one tenant would be found by another.
+	ErrPooler = errors.New("a pooler stands between; migrations need a direct connection")
 	// ErrNoFiles reports a folder without a migration file.
 	ErrNoFiles = errors.New("no migration files")
 	// ErrBadName reports a name that NewFile does not accept.

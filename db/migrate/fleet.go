@@ -22,6 +22,8 @@ type Report struct {
 	Current []Result
 	// Failed holds the targets that could not be brought up to date. Each has an Err, and may have Applied some files.
 	Failed []Result
+	// To is the place that a Rollback goes back to, as Back.To takes it.
+	To string
 	// Unfinished holds the targets that were not begun, or were broken off because the context ended.
 	Unfinished []Result
 }
@@ -75,7 +77,7 @@ func (s Share) of(n int) int {
 // The error is a *FailedError if targets failed. If targets were left out, the error also says why: it wraps the context's error,
 // [ErrStopped], [ErrCanary] or [ErrTooManyFailures]. The report tells what was done until then; running again goes on from there.
 func (m *Migrator) Up(ctx context.Context, targets []Target, opts Options) (Report, error) {
-	return m.run(ctx, targets, opts, m.survey(ctx, targets), m.set.forward)
+	return m.run(ctx, targets, opts, m.survey(ctx, targets, opts.Stop), m.set.forward, false)
 }
 
 // Back is how far to roll back.
@@ -88,56 +90,63 @@ type Back struct {
 
 // Rollback runs the down sections of the last migrations, the newest first, with the same care as Up: locks, checks, one transaction
 // with the ledger, options. Which migrations these are is decided once, for all targets: a target that does not have them is left
-// alone, so that a fleet that was migrated in part comes back to one state, and a rollback that was broken off may be repeated.
-// Result.Applied names the files that were rolled back.
+// alone, so that a fleet that was migrated in part comes back to one state. Result.Applied names the files that were rolled back.
+//
+// A rollback that was broken off is repeated with Back.To, which Report.To tells: by then the last migrations may be others. A target
+// that cannot be read fails and is left alone; if the migrations are to be counted, nothing is begun then.
 //
 // The error is that of Up, or one about back; [ErrNoWayBack] if a file has no down section, in which case nothing is changed anywhere.
 func (m *Migrator) Rollback(ctx context.Context, targets []Target, back Back, opts Options) (Report, error) {
-	found := m.survey(ctx, targets)
-	undo, err := m.undo(found, back)
+	found := m.survey(ctx, targets, opts.Stop)
+	to, undo, err := m.undo(found, back)
 	if err != nil {
 		return Report{}, err
 	}
-	return m.run(ctx, targets, opts, found, m.set.backward(undo))
+	report, err := m.run(ctx, targets, opts, found, m.set.backward(undo), true)
+	report.To = to
+	return report, err
 }
 
-// undo returns the files that are to be rolled back.
-func (m *Migrator) undo(found []finding, back Back) ([]*file, error) {
-	var (
-		undo    []*file
-		ledgers []map[string]bool
-	)
+// undo returns the files that are to be rolled back, and the place before them.
+func (m *Migrator) undo(found []finding, back Back) (to string, undo []*file, err error) {
+	var ledgers []map[string]bool
 	for _, f := range found {
+		if f.err != nil && back.Last > 0 {
+			return "", nil, fmt.Errorf("which are the last migrations is not known, since not all targets can be read: %w; say how far with Back.To", f.err)
+		}
 		ledgers = append(ledgers, f.ledger)
 	}
-	switch {
+	switch to = back.To; {
 	case back.Last < 0 || back.Last == 0 && back.To == "":
-		return nil, errors.New("roll back how many migrations?")
+		return "", nil, errors.New("roll back how many migrations?")
 	case back.Last > 0:
-		undo = m.set.last(back.Last, ledgers)
-	default:
-		var err error
-		if undo, err = m.set.after(back.To); err != nil {
-			return nil, err
-		}
+		to = m.set.beforeLast(back.Last, ledgers)
+	}
+	if undo, err = m.set.after(to); err != nil {
+		return "", nil, err
 	}
 	for _, f := range undo {
 		applied := slices.ContainsFunc(ledgers, func(ledger map[string]bool) bool { return ledger[f.Version] })
 		if applied && len(f.down.statements) == 0 {
-			return nil, fmt.Errorf("%w: %s has no down section", ErrNoWayBack, f.Name)
+			return "", nil, fmt.Errorf("%w: %s has no down section", ErrNoWayBack, f.Name)
 		}
 	}
-	return undo, nil
+	return to, undo, nil
 }
 
-// run takes the targets where a course leads, given what a survey found.
-func (m *Migrator) run(ctx context.Context, targets []Target, opts Options, found []finding, c course) (Report, error) {
+// run takes the targets where a course leads, given what a survey found. Those that it could not read are tried again, unless all must
+// have been read.
+func (m *Migrator) run(ctx context.Context, targets []Target, opts Options, found []finding, c course, allRead bool) (Report, error) {
 	r := &run{m: m, targets: targets, opts: opts, found: found, course: c, results: make([]Result, len(targets)), done: make([]bool, len(targets))}
 	var work []int
 	for i, f := range found {
-		if steps, err := c(f.ledger); f.err == nil && err == nil && len(steps) == 0 && !f.exposed {
+		steps, err := c(f.ledger)
+		switch {
+		case f.err != nil && allRead:
+			r.finish(ctx, i, Result{Err: targets[i].wrap(ctx, f.err)})
+		case f.err == nil && err == nil && len(steps) == 0 && !f.exposed:
 			r.finish(ctx, i, Result{})
-		} else {
+		default:
 			work = append(work, i)
 		}
 	}
@@ -173,7 +182,7 @@ type run struct {
 func (r *run) wave(ctx context.Context, indexes []int) {
 	workers := make([]*worker, min(r.workers, len(indexes)))
 	for n := range workers {
-		workers[n] = &worker{ctx: ctx, cfg: r.m.cfg, stop: r.opts.Stop}
+		workers[n] = &worker{ctx: ctx, m: r.m, stop: r.opts.Stop}
 	}
 	visit := func(n, i int) {
 		at := indexes[i]
@@ -312,7 +321,7 @@ func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus
 		failed     []Result
 		unfinished int
 	)
-	for i, f := range m.survey(ctx, targets) {
+	for i, f := range m.survey(ctx, targets, nil) {
 		t, s := targets[i], &statuses[i]
 		t.Name = cmp.Or(t.Name, t.Schema)
 		if f.err == nil {

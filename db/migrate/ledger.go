@@ -12,15 +12,37 @@ import (
 // ledgerName is the table that dbmate uses if nobody tells it otherwise.
 const ledgerName = "schema_migrations"
 
-// versions is the statement that reads the applied versions.
-func (s *session) versions() string { return "select version from " + s.table }
-
-func versionSet(r *pgconn.Result) map[string]bool {
-	ledger := make(map[string]bool, len(r.Rows))
-	for _, row := range r.Rows {
-		ledger[string(row[0])] = true
+// versions is the statement that reads what stands in the ledger.
+func (s *session) versions(sums bool) string {
+	if sums {
+		return "select version, encode(checksum, 'hex') from " + s.table
 	}
-	return ledger
+	return "select version, null from " + s.table
+}
+
+// keep notes what a statement of versions read.
+func (s *session) keep(r *pgconn.Result) {
+	s.ledger, s.checksums = make(map[string]bool, len(r.Rows)), make(map[string]string, len(r.Rows))
+	for _, row := range r.Rows {
+		s.ledger[string(row[0])] = true
+		if row[1] != nil {
+			s.checksums[string(row[0])] = string(row[1])
+		}
+	}
+}
+
+// foreign reports whether the ledger is that of other files, which only happen to have the same versions: no file is what it was.
+func (s *session) foreign(set *Set) bool {
+	known, same := 0, 0
+	for _, f := range set.files {
+		if sum, ok := s.checksums[f.Version]; ok {
+			known++
+			if sum == hex.EncodeToString(f.checksum[:]) {
+				same++
+			}
+		}
+	}
+	return known > 1 && same == 0
 }
 
 // readVersions reads what stands in a ledger.
@@ -92,10 +114,15 @@ func (s *session) concealLedger() error {
 // writeLedger is the statement that records the step in hand. It is an error if the session has left its scope, so that nothing is
 // recorded elsewhere or by somebody else.
 func (s *session) writeLedger() string {
-	guard := fmt.Sprintf(`1 / case when current_setting('search_path') = %s and current_user::text = %s and session_user::text = %s
-		and pg_backend_pid()::text = %s then 1 else 0 end = 1`,
-		literal(s.scope.path), literal(s.scope.user), literal(s.scope.sessionUser), literal(s.scope.backend))
 	f := s.steps[0]
+	more := ""
+	if !f.section().tame {
+		more = fmt.Sprintf(` and exists (select from pg_catalog.pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and granted
+			and (classid::bigint << 32) | objid::bigint = %d)`, lockKey(s.target.Schema))
+	}
+	guard := fmt.Sprintf(`1 / case when current_setting('search_path') = %s and current_user::text = %s and session_user::text = %s
+		and pg_backend_pid()::text = %s%s then 1 else 0 end = 1`,
+		literal(s.scope.path), literal(s.scope.user), literal(s.scope.sessionUser), literal(s.scope.backend), more)
 	if f.back {
 		return "delete from " + s.table + " where version = " + literal(f.Version) + " and " + guard
 	}

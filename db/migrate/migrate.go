@@ -107,14 +107,22 @@ func (m *Migrator) apply(ctx context.Context, t Target) (applied []string, err e
 	if steps, err := m.set.forward(s.ledger); err != nil || len(steps) == 0 && !s.exposed {
 		return nil, err
 	}
-	if err := s.enter(t, true, s.ledgerState); err != nil {
+	if err := s.arrive(t, s.ledgerState); err != nil {
 		return nil, err
 	}
-	return s.travel(m.set.forward)
+	return s.travel(m.set, m.set.forward)
 }
 
-// travel runs what a course says, under the lock. It returns the names of the files that were run, also with an error.
-func (s *session) travel(c course) (done []string, err error) {
+// arrive enters a target to change it.
+func (s *session) arrive(t Target, known ledgerState) error {
+	return s.persist(func() (string, bool, error) { return "", true, s.enter(t, true, known) })
+}
+
+// travel runs what a course of the set says, under the lock. It returns the names of the files that were run, also with an error.
+func (s *session) travel(set *Set, c course) (done []string, err error) {
+	if s.foreign(set) {
+		return nil, fmt.Errorf("%w: not one of the files is what was applied under its version", ErrForeign)
+	}
 	s.steps, err = c(s.ledger)
 	if err != nil || len(s.steps) == 0 && !s.exposed {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,7 +51,11 @@ type visit struct {
 	ledgerState
 	// ledger holds the applied versions. While the lock is held it is the truth.
 	ledger map[string]bool
-	locked bool
+	// checksums holds those that the ledger has, in hexadecimal.
+	checksums map[string]string
+	locked    bool
+	// clean is whether nothing has run that might have left something in the session.
+	clean bool
 
 	// steps are the files still to be run; the first is in hand.
 	steps   []step
@@ -148,16 +153,29 @@ func literal(s string) string { return "E'" + escapes.Replace(s) + "'" }
 
 // forget makes a session that was at another target as good as new. It is what the documentation of PostgreSQL gives as the
 // meaning of DISCARD ALL, which cannot travel with other statements.
-var forget = []string{
-	"close all", "set session authorization default", "reset all", "deallocate all", "unlisten *", "select pg_advisory_unlock_all()",
-	"discard plans", "discard temp", "discard sequences",
+var forget = append([]string{"select pg_advisory_unlock_all()"}, forgetKeepingLocks...)
+
+var forgetKeepingLocks = []string{
+	"close all", "set session authorization default", "reset all", "deallocate all", "unlisten *", "discard plans", "discard temp", "discard sequences",
+}
+
+// refresh makes the session what it was when it came to the target, after a file that may have left something in it.
+func (s *session) refresh() error {
+	if s.clean {
+		return nil
+	}
+	_, err := s.script(append(slices.Clone(forgetKeepingLocks), s.settings(false))...)
+	if err == nil {
+		s.clean = true
+	}
+	return err
 }
 
 // enter binds the session to a target: it forgets the last one, sets search_path to the schema, and reads the ledger. With lock it
 // takes the schema's lock before it reads. What is known of a ledger that exists is taken on trust, save its content, and then
 // all of this is one round trip.
 func (s *session) enter(t Target, lock bool, known ledgerState) error {
-	s.visit = visit{target: t, table: pgx.Identifier{t.Schema, ledgerName}.Sanitize()}
+	s.visit = visit{target: t, clean: true, table: pgx.Identifier{t.Schema, ledgerName}.Sanitize()}
 	s.log = s.cfg.Logger.With(slog.String("target", t.Name), slog.String("schema", t.Schema))
 	err := s.look(lock, known)
 	if notThere(err) {
@@ -181,7 +199,7 @@ func (s *session) look(lock bool, known ledgerState) error {
 	}
 	statements = append(statements, s.settings(lock))
 	if known.exists {
-		statements = append(statements, s.versions())
+		statements = append(statements, s.versions(known.sums))
 	} else {
 		// Written so that it never reads the entries of the other tenants' ledgers, which have the same name.
 		statements = append(statements, `select c.oid is not null, `+exposedExpr+`,
@@ -196,8 +214,12 @@ func (s *session) look(lock bool, known ledgerState) error {
 	}
 	found, row := results[len(results)-1], results[len(results)-2].Rows[0]
 	s.locked, s.scope = s.locked || isTrue(row[0]), newScope(row[1:])
+	if pid := strconv.FormatUint(uint64(s.conn.PgConn().PID()), 10); s.scope.backend != pid {
+		return ErrPooler
+	}
 	if known.exists {
-		s.ledgerState, s.ledger = known, versionSet(found)
+		s.ledgerState = known
+		s.keep(found)
 		return nil
 	}
 	if len(found.Rows) == 0 {
@@ -208,10 +230,10 @@ func (s *session) look(lock bool, known ledgerState) error {
 	if !s.exists {
 		return nil
 	}
-	if results, err = s.script(s.versions()); err != nil {
+	if results, err = s.script(s.versions(s.sums)); err != nil {
 		return fmt.Errorf("read %s: %w", s.table, err)
 	}
-	s.ledger = versionSet(results[0])
+	s.keep(results[0])
 	return nil
 }
 

@@ -50,6 +50,8 @@ type section struct {
 	transaction bool
 	// concurrently is whether it says CONCURRENTLY: it waits for other transactions, but nobody waits for it.
 	concurrently bool
+	// tame is whether it is plain DDL, which leaves nothing behind in the session.
+	tame bool
 	// grants is whether it may have granted something on the ledger.
 	grants bool
 	// index is the name of the index that is created concurrently, as the catalogue has it.
@@ -161,6 +163,9 @@ func (s *Set) backward(undo []*file) course {
 		rest := maps.Clone(ledger)
 		for _, f := range slices.Backward(undo) {
 			if ledger[f.Version] {
+				if len(f.down.statements) == 0 {
+					return nil, fmt.Errorf("%w: %s has no down section", ErrNoWayBack, f.Name)
+				}
 				steps = append(steps, step{file: f, back: true})
 				delete(rest, f.Version)
 			}
@@ -170,12 +175,18 @@ func (s *Set) backward(undo []*file) course {
 		}
 		oldest := steps[len(steps)-1].Version
 		for _, version := range slices.Sorted(maps.Keys(rest)) {
-			if version > oldest {
+			if later(version, oldest) {
 				return nil, fmt.Errorf("%w: version %s was applied and comes after %s, and is not to be rolled back with it", ErrNoWayBack, version, oldest)
 			}
 		}
 		return steps, nil
 	}
+}
+
+// later reports whether version a comes after b. Both are digits, perhaps with zeros before them.
+func later(a, b string) bool {
+	a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
+	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) > 0
 }
 
 // after returns the files that come after the one with the given version or name; all of them come after "0".
@@ -191,17 +202,17 @@ func (s *Set) after(place string) ([]*file, error) {
 	return nil, fmt.Errorf("no migration has the version or the name %q", place)
 }
 
-// last returns the last n of the files that at least one of the ledgers holds, and those that come between them.
-func (s *Set) last(n int, ledgers []map[string]bool) []*file {
+// beforeLast returns the place before the last n of the files that at least one of the ledgers holds, as after takes it.
+func (s *Set) beforeLast(n int, ledgers []map[string]bool) string {
 	for i, f := range slices.Backward(s.files) {
-		if slices.ContainsFunc(ledgers, func(ledger map[string]bool) bool { return ledger[f.Version] }) {
+		switch {
+		case n == 0:
+			return s.files[i].Version
+		case slices.ContainsFunc(ledgers, func(ledger map[string]bool) bool { return ledger[f.Version] }):
 			n--
 		}
-		if n == 0 {
-			return s.files[i:]
-		}
 	}
-	return s.files
+	return "0"
 }
 
 func (s *Set) checkVersions() []error {

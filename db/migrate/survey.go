@@ -27,7 +27,7 @@ type finding struct {
 
 // survey reads the ledgers of many targets in a few queries for each database. It takes no lock that anybody waits for and
 // changes nothing. What it cannot read at one go, because one of many ledgers is dropped or closed to it, it reads one by one.
-func (m *Migrator) survey(ctx context.Context, targets []Target) []finding {
+func (m *Migrator) survey(ctx context.Context, targets []Target, stop <-chan struct{}) []finding {
 	s := &surveyor{m: m, targets: targets, found: make([]finding, len(targets)), known: make(map[digest]map[string]bool)}
 	var chunks [][]int
 	for _, indexes := range s.byDatabase() {
@@ -37,11 +37,11 @@ func (m *Migrator) survey(ctx context.Context, targets []Target) []finding {
 		}
 	}
 	readers := make([]reader, min(cmp.Or(m.cfg.Workers, surveyWorkers), len(chunks)))
-	each(len(readers), len(chunks), func() bool { return ctx.Err() == nil },
+	each(len(readers), len(chunks), func() bool { return ctx.Err() == nil && !closed(stop) },
 		func(n, i int) { s.read(ctx, &readers[n], chunks[i]) }, func(n int) { readers[n].close() })
 	for i := range s.found {
 		if f := &s.found[i]; f.ledger == nil && f.err == nil { // not reached
-			f.err = contextError(ctx)
+			f.err = cmp.Or(contextError(ctx), ErrStopped)
 		}
 	}
 	return s.found
@@ -89,10 +89,21 @@ func (r *reader) open(ctx context.Context, t Target, cfg Config) (err error) {
 		return nil
 	}
 	r.close()
-	if r.s, err = dial(ctx, t, cfg, nil); err == nil {
-		r.s.target = t
+	if r.s, err = dial(ctx, t, cfg, nil); err != nil {
+		return err
 	}
-	return err
+	r.s.target = t
+	return r.s.setLockTimeout(milliseconds(cfg.LockTimeout)) // a ledger that is locked does not hold up the others
+}
+
+// closed reports whether a channel is closed; nil never is.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 func (r *reader) close() {

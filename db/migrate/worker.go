@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"maps"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -37,7 +38,7 @@ func (m *Migrator) workers(ctx context.Context, t Target) int {
 // worker goes from target to target, on one connection as long as that lasts. It is used by one goroutine at a time.
 type worker struct {
 	ctx  context.Context
-	cfg  Config
+	m    *Migrator
 	stop <-chan struct{}
 	s    *session // nil if there is none
 }
@@ -54,19 +55,21 @@ func (w *worker) visit(t Target, c course, known ledgerState) (done []string, er
 	}()
 	if !w.reenter(t, known) {
 		w.close()
-		if w.s, err = dial(w.ctx, t, w.cfg, w.stop); err != nil {
+		if w.s, err = dial(w.ctx, t, w.m.cfg, w.stop); err != nil {
 			return nil, err
 		}
-		if err := w.s.enter(t, true, known); err != nil {
+		if err := w.s.arrive(t, known); err != nil {
 			return nil, err
 		}
 	}
-	return w.s.travel(c)
+	return w.s.travel(w.m.set, c)
 }
 
-// reenter goes to a target on the connection that there is, and reports whether that is as good as a new one.
+// reenter goes to a target on the connection that there is, and reports whether that is as good as a new one. It is not after anything
+// but plain DDL: a setting that was never there comes back as an empty one, and a function outside the tenants' schemas stays
+// compiled for the tables of the tenant that called it first.
 func (w *worker) reenter(t Target, known ledgerState) bool {
-	if w.s == nil || w.s.conn.IsClosed() || w.s.visited >= maxVisits || databaseOf(w.s.target.Conn) != databaseOf(t.Conn) {
+	if w.s == nil || w.s.conn.IsClosed() || !w.s.clean || t.ExtensionSchema != "" || w.s.visited >= maxVisits || !alike(w.s.target.Conn, t.Conn) {
 		return false
 	}
 	before := w.s.scope
@@ -82,6 +85,11 @@ func (w *worker) close() {
 		w.s.close()
 		w.s = nil
 	}
+}
+
+// alike reports whether two configurations lead to sessions that begin alike.
+func alike(a, b *pgx.ConnConfig) bool {
+	return databaseOf(a) == databaseOf(b) && maps.Equal(a.RuntimeParams, b.RuntimeParams)
 }
 
 // database is what one connection can reach.

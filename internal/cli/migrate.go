@@ -165,21 +165,25 @@ func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...j
 	if err != nil && len(report.Failed)+len(report.Unfinished) == 0 { // nothing was begun
 		return err
 	}
-	file.report = newReportView(report, fleet, start, err)
+	file.report, file.done = newReportView(report, fleet, start, err), true
 	if printErr := r.print(file.report, func(w io.Writer) { file.report.write(w, words) }); printErr != nil || err == nil {
 		return printErr
 	}
-	return r.showOutcome(report, len(targets), err)
+	return r.showOutcome(report, len(targets), words, err)
 }
 
 // showOutcome says what went wrong and what to do about it.
-func (r *runner) showOutcome(report migrate.Report, targets int, err error) error {
+func (r *runner) showOutcome(report migrate.Report, targets int, words words, err error) error {
+	then := words.then
+	if report.To != "" { // by now the last migrations may be others
+		then = fmt.Sprintf("run: leasehold migrate rollback --to %s for the same tenants%s", report.To, words.afterwards)
+	}
 	var failed *migrate.FailedError
 	if errors.As(err, &failed) {
-		r.showFailed(failed, "run the same command again; the others are done")
+		r.showFailed(failed, then)
 	}
 	if n := len(report.Unfinished); n > 0 {
-		_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants were left out: %s\n", n, targets, whyLeftOut(err))
+		_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants were left out: %s — %s\n", n, targets, whyLeftOut(err), then)
 	}
 	return &reportedError{err}
 }
@@ -187,11 +191,11 @@ func (r *runner) showOutcome(report migrate.Report, targets int, err error) erro
 func whyLeftOut(err error) string {
 	switch {
 	case errors.Is(err, migrate.ErrCanary):
-		return "a canary failed — mend the cause and run the same command again"
+		return "a canary failed"
 	case errors.Is(err, migrate.ErrTooManyFailures):
-		return "as many failed as --max-failures allows — mend the cause and run the same command again"
+		return "as many failed as --max-failures allows"
 	case errors.Is(err, migrate.ErrStopped):
-		return "the command was interrupted — run it again to go on"
+		return "the command was interrupted"
 	}
 	return err.Error()
 }

@@ -13,12 +13,16 @@ import (
 )
 
 // words are how a command speaks of what it does.
-type words struct{ done, each string }
+type words struct {
+	done, each string
+	then       string // what to do when it did not all go well
+	afterwards string // what else to do, after a rollback that did not all go well
+}
 
 var (
-	forwards  = words{done: "migrated", each: "%s: %d applied, up to %s\n"}
+	forwards  = words{done: "migrated", each: "%s: %d applied, up to %s\n", then: "run the same command again; the others are done"}
 	backwards = words{done: "rolled back", each: "%s: %d rolled back, down to before %s\n"}
-	again     = words{done: "done", each: "%s: %d done, the last %s\n"}
+	again     = words{done: "done", each: "%s: %d done, the last %s\n", then: "run: leasehold migrate up", afterwards: ", then: leasehold migrate up"}
 )
 
 // resultView is what became of one tenant, for --json.
@@ -101,6 +105,7 @@ func (v reportView) counts(spare bool) (n [4]int) {
 type reportFile struct {
 	file   *os.File // nil if nobody asked for it
 	report reportView
+	done   bool // there is a report
 }
 
 // newReportFile opens the file before anything is done, so that the report is not lost for a name that is wrong.
@@ -108,7 +113,7 @@ func newReportFile(name string) (*reportFile, error) {
 	if name == "" {
 		return &reportFile{}, nil
 	}
-	file, err := os.Create(name)
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // it holds no secret
 	if err != nil {
 		return nil, &config.Error{Setting: "--report", Err: err, Hint: "name a file in a folder that is there and may be written to"}
 	}
@@ -119,6 +124,12 @@ func newReportFile(name string) (*reportFile, error) {
 func (f *reportFile) close() error {
 	if f.file == nil {
 		return nil
+	}
+	if !f.done { // what stood there stays
+		return f.file.Close()
+	}
+	if err := f.file.Truncate(0); err != nil {
+		return errors.Join(err, f.file.Close())
 	}
 	enc := json.NewEncoder(f.file)
 	enc.SetIndent("", "  ")
