@@ -11,48 +11,18 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/leasehold-go/leasehold/internal/pgserver"
 )
 
 const programName = "pg_dump"
-
-// distributions match the folders where distributions put PostgreSQL's programs.
-var distributions = []string{
-	"/usr/lib/postgresql/*/bin",                          // Debian, Ubuntu
-	"/usr/lib/postgresql*/bin",                           // SUSE
-	"/usr/pgsql-*/bin",                                   // Red Hat, from postgresql.org
-	"/usr/libexec/postgresql*",                           // Alpine
-	"/usr/local/pgsql/bin",                               // built from source
-	"/opt/homebrew/opt/postgresql@*/bin",                 // Homebrew on ARM
-	"/usr/local/opt/postgresql@*/bin",                    // Homebrew on Intel
-	"/opt/homebrew/opt/libpq/bin",                        // Homebrew, programs of the client only
-	"/Applications/Postgres.app/Contents/Versions/*/bin", // Postgres.app
-}
-
-// folders are where pg_dump may be.
-func folders(ctx context.Context) []string {
-	var dirs []string
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		if filepath.IsAbs(dir) {
-			dirs = append(dirs, dir)
-		}
-	}
-	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
-		dirs = append(dirs, strings.TrimSpace(string(out)))
-	}
-	for _, glob := range distributions {
-		if found, err := filepath.Glob(glob); err == nil {
-			dirs = append(dirs, found...)
-		}
-	}
-	return dirs
-}
 
 // find returns the pg_dump in binDir, or the oldest on the machine that is not older than the server: what it writes is the
 // closest to what the server's own would.
 func find(ctx context.Context, binDir string, server int) (string, error) {
 	dirs := []string{binDir}
 	if binDir == "" {
-		dirs = folders(ctx)
+		dirs = pgserver.Folders(ctx)
 	}
 	var (
 		best    string

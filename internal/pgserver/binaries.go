@@ -52,9 +52,16 @@ func newFinder(as account) finder {
 			"/usr/local/pgsql/bin",                               // built from source
 			"/opt/homebrew/opt/postgresql@*/bin",                 // Homebrew on ARM
 			"/usr/local/opt/postgresql@*/bin",                    // Homebrew on Intel
+			"/opt/homebrew/opt/libpq/bin",                        // Homebrew, programs of the client only
 			"/Applications/Postgres.app/Contents/Versions/*/bin", // Postgres.app
 		},
 	}
+}
+
+// Folders are where programs of PostgreSQL may be on this machine: PATH, what pg_config says, and where distributions put them.
+func Folders(ctx context.Context) []string {
+	f := newFinder(account{})
+	return append(f.first(ctx), f.distributions()...)
 }
 
 // find returns binaries of a supported version, or of just the wanted one if major is not 0: the first that fits of PATH and
