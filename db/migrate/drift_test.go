@@ -167,15 +167,17 @@ func TestCheckFindsDependencies(t *testing.T) {
 	m := migrate.New(load(t, things()), migrate.Config{})
 	f.exec(t, `CREATE SCHEMA other; CREATE TABLE other.t (id int); CREATE SEQUENCE other.s; CREATE TYPE other.e AS ENUM ('a');
 		CREATE FUNCTION other.f() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'; CREATE SCHEMA shared;
-		CREATE FUNCTION shared.member() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'; CREATE TYPE shared.e AS ENUM ('a');`)
+		CREATE FUNCTION shared.member() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'; CREATE TYPE shared.e AS ENUM ('a');
+		CREATE TYPE shared.m AS ENUM ('a');`)
 	f.extensions(t, "ext")
-	pgtest.Exec(t, pgtest.SuperURL(t, f.url), `ALTER EXTENSION plpgsql ADD FUNCTION shared.member()`)
+	pgtest.Exec(t, pgtest.SuperURL(t, f.url), `ALTER EXTENSION plpgsql ADD FUNCTION shared.member()`, `ALTER EXTENSION plpgsql ADD TYPE shared.m`)
 	plants := []struct {
 		name, sql string
 		want      []string
 	}{
 		{"none", `SELECT`, nil},
 		{"the system's, extensions', and its own", `CREATE VIEW t.v AS SELECT ext.slug(c.relname::text), shared.member(), things.* FROM pg_catalog.pg_class c, information_schema.tables, t.things`, nil},
+		{"an array of an extension's type", `ALTER TABLE t.things ADD m shared.m[]`, nil},
 		{"a view", `CREATE VIEW t.v AS SELECT id FROM other.t`, []string{"view v: depends on table other.t"}},
 		{"a function of a view", `CREATE VIEW t.v AS SELECT id, other.f() FROM t.things`, []string{"view v: depends on function other.f()"}},
 		{"a default", `ALTER TABLE t.things ALTER id SET DEFAULT nextval('other.s')`, []string{"default value for things.id: depends on sequence other.s"}},

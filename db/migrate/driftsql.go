@@ -270,7 +270,8 @@ select n, depends, i.type || ' ' || i.identity, o.type || ' ' || o.identity from
 cross join lateral ` + identify(`inner_class`, `inner_id`) + ` i
 cross join lateral ` + identify(`outer_class`, `outer_id`) + ` o
 where o.schema <> quote_ident(s.schema) and o.schema !~ '^pg_' and o.schema not in ('information_schema', quote_ident(extensions))
-	and not exists (select from pg_depend where classid = outer_class and objid = outer_id and deptype = 'e')
+	and not exists (select from pg_depend where classid = outer_class and deptype = 'e'
+		and objid = coalesce((select typelem from pg_type where outer_class = 'pg_type'::regclass and oid = outer_id and typcategory = 'A'), outer_id))
 order by 1, 3, 4`
 
 // identify names an object and its schema, that of its table if it has none itself. A view goes before the rule that makes it one.
