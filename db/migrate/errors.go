@@ -73,15 +73,27 @@ type Error struct {
 const excerptLen = 120
 
 func (e *Error) Error() string {
+	if e.Target == "" {
+		return e.Cause()
+	}
+	return e.Target + ": " + e.Cause()
+}
+
+// Cause is the message without the target: targets that failed for the same cause have the same.
+func (e *Error) Cause() string {
 	var b strings.Builder
-	b.WriteString(e.Target)
 	if e.File != "" {
-		b.WriteString(": " + e.File)
+		b.WriteString(e.File)
+		if e.Line > 0 {
+			fmt.Fprintf(&b, ":%d:%d", e.Line, e.Column)
+		}
+		b.WriteString(": ")
 	}
-	if e.Line > 0 {
-		fmt.Fprintf(&b, ":%d:%d", e.Line, e.Column)
+	b.WriteString(e.Err.Error())
+	var pgErr *pgconn.PgError
+	if errors.As(e.Err, &pgErr) && pgErr.Detail != "" {
+		b.WriteString(" (" + pgErr.Detail + ")")
 	}
-	b.WriteString(": " + e.Err.Error())
 	if e.Statement != "" {
 		fmt.Fprintf(&b, " in %q", excerpt(e.Statement))
 	}

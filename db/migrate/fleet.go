@@ -22,6 +22,8 @@ type Report struct {
 	Current []Result
 	// Failed holds the targets that could not be brought up to date. Each has an Err, and may have Applied some files.
 	Failed []Result
+	// Ahead is how many targets have versions that no file has: a newer release was there, or these are the wrong files.
+	Ahead int
 	// To is the place that a Rollback goes back to, as Back.To takes it.
 	To string
 	// Unfinished holds the targets that were not begun, or were broken off because the context ended.
@@ -98,7 +100,11 @@ type Back struct {
 // The error is that of Up, or one about back; [ErrNoWayBack] if a file has no down section, in which case nothing is changed anywhere.
 func (m *Migrator) Rollback(ctx context.Context, targets []Target, back Back, opts Options) (Report, error) {
 	found := m.survey(ctx, targets, opts.Stop)
-	to, undo, err := m.undo(found, back)
+	names := make([]string, len(targets))
+	for i, t := range targets {
+		names[i] = cmp.Or(t.Name, t.Schema)
+	}
+	to, undo, err := m.undo(names, found, back)
 	if err != nil {
 		return Report{}, err
 	}
@@ -108,11 +114,11 @@ func (m *Migrator) Rollback(ctx context.Context, targets []Target, back Back, op
 }
 
 // undo returns the files that are to be rolled back, and the place before them.
-func (m *Migrator) undo(found []finding, back Back) (to string, undo []*file, err error) {
+func (m *Migrator) undo(names []string, found []finding, back Back) (to string, undo []*file, err error) {
 	var ledgers []map[string]bool
-	for _, f := range found {
+	for i, f := range found {
 		if f.err != nil && back.Last > 0 {
-			return "", nil, fmt.Errorf("which are the last migrations is not known, since not all targets can be read: %w; say how far with Back.To", f.err)
+			return "", nil, fmt.Errorf("which migrations are the last is not known, name the one to go back to: %s cannot be read: %w", names[i], f.err)
 		}
 		ledgers = append(ledgers, f.ledger)
 	}
@@ -120,7 +126,9 @@ func (m *Migrator) undo(found []finding, back Back) (to string, undo []*file, er
 	case back.Last < 0 || back.Last == 0 && back.To == "":
 		return "", nil, errors.New("roll back how many migrations?")
 	case back.Last > 0:
-		to = m.set.beforeLast(back.Last, ledgers)
+		if to, err = m.set.beforeLast(back.Last, ledgers); err != nil {
+			return "", nil, err
+		}
 	}
 	if undo, err = m.set.after(to); err != nil {
 		return "", nil, err
@@ -255,6 +263,11 @@ func (r *run) report() (Report, error) {
 			report.Applied = append(report.Applied, result)
 		default:
 			report.Current = append(report.Current, result)
+		}
+	}
+	for _, f := range r.found {
+		if len(r.m.set.status(f.ledger).Unknown) > 0 {
+			report.Ahead++
 		}
 	}
 	return report, outcome(report.Failed, len(report.Unfinished), len(r.targets), r.why)

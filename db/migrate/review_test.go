@@ -69,7 +69,7 @@ func TestARollbackThatWasBrokenOffIsRepeatedByItsPlace(t *testing.T) {
 			}
 		}
 	}
-	if report, err := m.Rollback(t.Context(), f.targets, migrate.Back{Last: 5}, migrate.Options{}); err != nil || report.To != "0" {
+	if report, err := m.Rollback(t.Context(), f.targets, migrate.Back{Last: 2}, migrate.Options{}); err == nil || report.To != "" {
 		t.Errorf("more than there are: %v, to %q", err, report.To)
 	}
 }

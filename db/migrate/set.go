@@ -176,7 +176,8 @@ func (s *Set) backward(undo []*file) course {
 		oldest := steps[len(steps)-1].Version
 		for _, version := range slices.Sorted(maps.Keys(rest)) {
 			if later(version, oldest) {
-				return nil, fmt.Errorf("%w: version %s was applied and comes after %s, and is not to be rolled back with it", ErrNoWayBack, version, oldest)
+				return nil, fmt.Errorf("%w: version %s is applied here, comes after %s and is not among the files that are to be rolled back; "+
+					"use the files of the release that applied it, or go back less far", ErrNoWayBack, version, oldest)
 			}
 		}
 		return steps, nil
@@ -203,16 +204,20 @@ func (s *Set) after(place string) ([]*file, error) {
 }
 
 // beforeLast returns the place before the last n of the files that at least one of the ledgers holds, as after takes it.
-func (s *Set) beforeLast(n int, ledgers []map[string]bool) string {
+func (s *Set) beforeLast(n int, ledgers []map[string]bool) (string, error) {
+	found := 0
 	for i, f := range slices.Backward(s.files) {
-		switch {
-		case n == 0:
-			return s.files[i].Version
-		case slices.ContainsFunc(ledgers, func(ledger map[string]bool) bool { return ledger[f.Version] }):
-			n--
+		if found == n {
+			return s.files[i].Version, nil
+		}
+		if slices.ContainsFunc(ledgers, func(ledger map[string]bool) bool { return ledger[f.Version] }) {
+			found++
 		}
 	}
-	return "0"
+	if found < n {
+		return "", fmt.Errorf("only %d of these migrations are applied anywhere; to take all of them back go to 0", found)
+	}
+	return "0", nil
 }
 
 func (s *Set) checkVersions() []error {

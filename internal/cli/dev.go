@@ -183,6 +183,13 @@ func random(n int) []byte {
 // writeEnv leaves the settings of this database for other commands.
 func (c *devCmd) writeEnv(url string, secret []byte) error {
 	content := fmt.Sprintf("export LEASEHOLD_DATABASE_URL='%s'\nexport LEASEHOLD_SECRET_KEY='%s'\n", url, secret)
+	if c.Migrations != "" {
+		dir, err := filepath.Abs(c.Migrations)
+		if err != nil {
+			return err
+		}
+		content += fmt.Sprintf("export LEASEHOLD_MIGRATIONS='%s'\n", strings.ReplaceAll(dir, "'", `'\''`))
+	}
 	return writeWhole(filepath.Join(c.Data, "env"), []byte(content))
 }
 

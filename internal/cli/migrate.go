@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/leasehold-go/leasehold/db/directory"
@@ -141,6 +142,10 @@ func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...j
 		return err
 	}
 	defer func() { err = errors.Join(err, file.close()) }()
+	stopSaying := context.AfterFunc(ctx, func() {
+		_, _ = fmt.Fprintln(r.Err, "leasehold: finishing the tenants in hand; a second interrupt ends the command at once, which is safe")
+	})
+	defer stopSaying()
 	fleet, err := c.open(ctx, r, migrate.Config{LockTimeout: c.LockTimeout, StatementTimeout: c.StatementTimeout})
 	if err != nil {
 		return err
@@ -153,6 +158,9 @@ func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...j
 		report  migrate.Report
 		start   = time.Now()
 	)
+	if err := file.write(reportView{Started: start.UTC(), Stopped: "the command did not come to its end"}); err != nil {
+		return err
+	}
 	for _, travel := range journeys {
 		p := r.newProgress(len(targets), words)
 		opts.Progress = p.done
@@ -165,18 +173,24 @@ func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...j
 	if err != nil && len(report.Failed)+len(report.Unfinished) == 0 { // nothing was begun
 		return err
 	}
-	file.report, file.done = newReportView(report, fleet, start, err), true
-	if printErr := r.print(file.report, func(w io.Writer) { file.report.write(w, words) }); printErr != nil || err == nil {
+	view := newReportView(report, fleet, start, err)
+	if writeErr := file.write(view); writeErr != nil {
+		return errors.Join(err, writeErr)
+	}
+	if report.Ahead > 0 {
+		_, _ = fmt.Fprintf(r.Err, "leasehold: %d tenants have migrations that no file here has: a newer release was there, or --migrations names another folder\n", report.Ahead)
+	}
+	if printErr := r.print(view, func(w io.Writer) { view.write(w, words) }); printErr != nil || err == nil {
 		return printErr
 	}
-	return r.showOutcome(report, len(targets), words, err)
+	return c.showOutcome(r, report, len(targets), words, err)
 }
 
 // showOutcome says what went wrong and what to do about it.
-func (r *runner) showOutcome(report migrate.Report, targets int, words words, err error) error {
+func (c *rollout) showOutcome(r *runner, report migrate.Report, targets int, words words, err error) error {
 	then := words.then
 	if report.To != "" { // by now the last migrations may be others
-		then = fmt.Sprintf("run: leasehold migrate rollback --to %s for the same tenants%s", report.To, words.afterwards)
+		then = fmt.Sprintf("run: leasehold migrate rollback --to %s %s%s", report.To, c.chosen(), words.afterwards)
 	}
 	var failed *migrate.FailedError
 	if errors.As(err, &failed) {
@@ -186,6 +200,14 @@ func (r *runner) showOutcome(report migrate.Report, targets int, words words, er
 		_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants were left out: %s — %s\n", n, targets, whyLeftOut(err), then)
 	}
 	return &reportedError{err}
+}
+
+// chosen are the flags that name the same tenants again.
+func (c *rollout) chosen() string {
+	if len(c.Tenant) == 0 {
+		return "--all"
+	}
+	return "--tenant " + strings.Join(c.Tenant, " --tenant ")
 }
 
 func whyLeftOut(err error) string {
@@ -200,10 +222,22 @@ func whyLeftOut(err error) string {
 	return err.Error()
 }
 
-// showFailed prints a line for each tenant that failed, and what to do when the causes are mended.
+// showFailed prints a line for each cause, with the tenants that failed for it, and what to do when the causes are mended.
 func (r *runner) showFailed(failed *migrate.FailedError, then string) {
+	var causes []string
+	tenants := make(map[string][]string)
 	for _, f := range failed.Failed {
-		_, _ = fmt.Fprintf(r.Err, "leasehold: %s\n", describe(f.Err))
+		cause := describe(f.Err)
+		if e := (*migrate.Error)(nil); errors.As(f.Err, &e) {
+			cause = strings.TrimPrefix(cause, e.Target+": ")
+		}
+		if len(tenants[cause]) == 0 {
+			causes = append(causes, cause)
+		}
+		tenants[cause] = append(tenants[cause], f.Target)
+	}
+	for _, cause := range causes {
+		_, _ = fmt.Fprintf(r.Err, "leasehold: %s: %s\n", someOf(tenants[cause]), cause)
 	}
 	_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants failed — mend the cause and %s\n", len(failed.Failed), failed.Total, then)
 }
@@ -223,15 +257,17 @@ func up(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts
 type backward struct {
 	rollout
 
-	Last int  `arg:"" optional:"" default:"1" help:"How many migrations, counted from the last that any of the tenants has (${default})."`
+	Last int  `arg:"" optional:"" help:"How many migrations, counted from the last that any of the tenants has (1)."`
 	All  bool `help:"All tenants. It must be said: what a migration has added is lost with its data."`
 }
 
 func (c *backward) check() error {
 	switch {
-	case c.Last < 1:
+	case c.Last < 0:
 		return &config.Error{Setting: "LAST", Err: fmt.Errorf("is %d", c.Last), Hint: "write 1 or more"}
-	case c.All == (len(c.Tenant) > 0):
+	case c.All && len(c.Tenant) > 0:
+		return &config.Error{Setting: "--all", Err: errors.New("contradicts --tenant"), Hint: "write one of the two"}
+	case !c.All && len(c.Tenant) == 0:
 		return &config.Error{Setting: "--all", Err: errors.New("say whose"), Hint: "write --tenant SUBDOMAIN, or --all for every tenant"}
 	}
 	return nil
@@ -254,8 +290,11 @@ func (c *migrateRollbackCmd) Run(ctx context.Context, r *runner) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	b := migrate.Back{Last: c.Last}
-	if c.To != "" {
+	b := migrate.Back{Last: max(c.Last, 1)}
+	switch {
+	case c.To != "" && c.Last > 0:
+		return &config.Error{Setting: "--to", Err: errors.New("contradicts the number"), Hint: "write one of the two"}
+	case c.To != "":
 		b = migrate.Back{To: c.To}
 	}
 	return c.run(ctx, r, backwards, c.back(b))
@@ -268,7 +307,7 @@ func (c *migrateRedoCmd) Run(ctx context.Context, r *runner) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	return c.run(ctx, r, again, c.back(migrate.Back{Last: c.Last}), up)
+	return c.run(ctx, r, again, c.back(migrate.Back{Last: max(c.Last, 1)}), up)
 }
 
 type migrateNewCmd struct {

@@ -60,7 +60,11 @@ func (p *progress) done(res migrate.Result) {
 	}
 	switch {
 	case res.Err != nil:
-		_, _ = fmt.Fprintf(p.w, "%s: failed\n", res.Target) // the cause stands in the report
+		before := ""
+		if n := len(res.Applied); n > 0 {
+			before = fmt.Sprintf(", after %s", res.Applied[n-1])
+		}
+		_, _ = fmt.Fprintf(p.w, "%s: failed%s\n", res.Target, before) // the cause stands in the report
 	case len(res.Applied) > 0:
 		_, _ = fmt.Fprintf(p.w, p.words.each, res.Target, len(res.Applied), res.Applied[len(res.Applied)-1])
 	}

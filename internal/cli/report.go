@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/leasehold-go/leasehold/db/migrate"
 	"github.com/leasehold-go/leasehold/internal/config"
 )
@@ -20,7 +22,7 @@ type words struct {
 }
 
 var (
-	forwards  = words{done: "migrated", each: "%s: %d applied, up to %s\n", then: "run the same command again; the others are done"}
+	forwards  = words{done: "migrated", each: "%s: %d applied, up to %s\n", then: "run the same command again; what is done stays done"}
 	backwards = words{done: "rolled back", each: "%s: %d rolled back, down to before %s\n"}
 	again     = words{done: "done", each: "%s: %d done, the last %s\n", then: "run: leasehold migrate up", afterwards: ", then: leasehold migrate up"}
 )
@@ -33,12 +35,24 @@ type resultView struct {
 	Applied    []string `json:"applied"`
 	DurationMS int64    `json:"duration_ms"`
 	Error      string   `json:"error,omitempty"`
+	// Where the error is, if it is one of a file, and what the server said besides.
+	File     string `json:"file,omitempty"`
+	Line     int    `json:"line,omitempty"`
+	SQLState string `json:"sqlstate,omitempty"`
+	Detail   string `json:"detail,omitempty"`
+	Hint     string `json:"hint,omitempty"`
 }
 
 func newResultView(res migrate.Result, spare bool) resultView {
 	v := resultView{Tenant: res.Target, Schema: res.Schema, Spare: spare, Applied: append([]string{}, res.Applied...), DurationMS: res.Duration.Milliseconds()}
 	if res.Err != nil {
 		v.Error = res.Err.Error()
+	}
+	if e := (*migrate.Error)(nil); errors.As(res.Err, &e) {
+		v.File, v.Line = e.File, e.Line
+	}
+	if e := (*pgconn.PgError)(nil); errors.As(res.Err, &e) {
+		v.SQLState, v.Detail, v.Hint = e.Code, e.Detail, e.Hint
 	}
 	return v
 }
@@ -103,9 +117,7 @@ func (v reportView) counts(spare bool) (n [4]int) {
 
 // reportFile is where a report is written besides.
 type reportFile struct {
-	file   *os.File // nil if nobody asked for it
-	report reportView
-	done   bool // there is a report
+	file *os.File // nil if nobody asked for it
 }
 
 // newReportFile opens the file before anything is done, so that the report is not lost for a name that is wrong.
@@ -120,21 +132,27 @@ func newReportFile(name string) (*reportFile, error) {
 	return &reportFile{file: file}, nil
 }
 
-// close writes the report.
+// write replaces what stands in the file.
+func (f *reportFile) write(v reportView) error {
+	if f.file == nil {
+		return nil
+	}
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err == nil {
+		err = f.file.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.file.WriteAt(append(text, '\n'), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}
+
 func (f *reportFile) close() error {
 	if f.file == nil {
 		return nil
 	}
-	if !f.done { // what stood there stays
-		return f.file.Close()
-	}
-	if err := f.file.Truncate(0); err != nil {
-		return errors.Join(err, f.file.Close())
-	}
-	enc := json.NewEncoder(f.file)
-	enc.SetIndent("", "  ")
-	if err := errors.Join(enc.Encode(f.report), f.file.Close()); err != nil {
-		return fmt.Errorf("write the report: %w", err)
-	}
-	return nil
+	return f.file.Close()
 }
