@@ -77,6 +77,7 @@ const (
 	lackOfPrivilege   = "42501"
 	syntaxError       = "42601"
 	undefinedTable    = "42P01"
+	undefinedColumn   = "42703" // of the temporary table that a session finds where its tenant's table was
 	undefinedObject   = "42704"
 	undefinedFunction = "42883"
 	datatypeMismatch  = "42804"
@@ -202,7 +203,7 @@ func lostConnection(err error) bool {
 // missesObject reports whether code is that of a statement whose table went away after its scope was set.
 func missesObject(code string) bool {
 	switch code {
-	case undefinedTable, undefinedObject, invalidSchema:
+	case undefinedTable, undefinedColumn, undefinedObject, invalidSchema:
 		return true
 	}
 	return missesType(code)
