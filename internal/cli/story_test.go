@@ -322,6 +322,7 @@ func (s *story) migrate(t *testing.T) {
 	report := decode[struct {
 		Applied []struct {
 			Tenant  string
+			Spare   bool
 			Applied []string
 		}
 		Current, Failed, Unfinished []any
@@ -332,7 +333,13 @@ func (s *story) migrate(t *testing.T) {
 	}
 	stop()
 
-	if len(report.Applied) != 4 || len(report.Current)+len(report.Failed)+len(report.Unfinished) != 0 {
+	tenants := 0
+	for _, r := range report.Applied {
+		if !r.Spare { // there may be one or none
+			tenants++
+		}
+	}
+	if tenants != 4 || len(report.Current)+len(report.Failed)+len(report.Unfinished) != 0 {
 		t.Errorf("report: %+v", report)
 	}
 	for _, r := range report.Applied {
