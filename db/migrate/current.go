@@ -35,14 +35,14 @@ const (
 // The transaction must be at READ COMMITTED, and its role must be able to read the ledger. After an error it can only be rolled
 // back.
 func (m *Migrator) Standing(ctx context.Context, tx pgx.Tx, schema string) (Standing, error) {
-	var free, exists, hasLedger, hasSums bool
+	var (
+		free, exists bool
+		state        ledgerState
+	)
 	batch := &pgx.Batch{}
 	batch.Queue(`select pg_try_advisory_xact_lock($1)`, lockKey(schema)).QueryRow(func(row pgx.Row) error { return row.Scan(&free) })
-	batch.Queue(`select c.oid is not null,
-			exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = 'checksum' and not a.attisdropped)
-		from pg_catalog.pg_namespace n left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = $2
-		where n.nspname = $1`, schema, ledgerName).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(&hasLedger, &hasSums)
+	batch.Queue(findLedger(schema)).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(&state.exists, &state.exposed, &state.sums)
 		exists = err == nil
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
@@ -57,12 +57,12 @@ func (m *Migrator) Standing(ctx context.Context, tx pgx.Tx, schema string) (Stan
 		return Busy, nil
 	case !exists:
 		return Missing, nil
-	case !hasLedger:
+	case !state.exists:
 		return m.set.standing(nil), nil
 	}
 	// The second statement sees what was committed before the lock was had.
 	sum := "null::bytea"
-	if hasSums {
+	if state.sums {
 		sum = "checksum"
 	}
 	table := pgx.Identifier{schema, ledgerName}.Sanitize()

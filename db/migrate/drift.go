@@ -122,7 +122,7 @@ func (m *Migrator) Check(ctx context.Context, reference Target, targets []Target
 	c := &checker{m: m, targets: targets, drifts: make([]Drift, len(targets)), done: make([]bool, len(targets))}
 	c.ledgers = make(map[string]*ledgerSums)
 	if err := c.readReference(ctx, reference); err != nil {
-		reference.Name = cmp.Or(reference.Name, reference.Schema)
+		reference.Name = reference.name()
 		return nil, reference.wrap(ctx, err)
 	}
 	chunks := c.chunks()
@@ -134,7 +134,7 @@ func (m *Migrator) Check(ctx context.Context, reference Target, targets []Target
 	)
 	for i := range c.drifts {
 		t, d := targets[i], &c.drifts[i]
-		t.Name = cmp.Or(t.Name, t.Schema)
+		t.Name = t.name()
 		if !c.done[i] { // not reached
 			d.Err = contextError(ctx)
 		}

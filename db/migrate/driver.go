@@ -292,7 +292,7 @@ func (s *session) dropInvalidIndex(name string) error {
 // invalidIndex reports whether the schema has an invalid index of that name, which the server cuts to its length.
 func (s *session) invalidIndex(name string) (invalid bool, err error) {
 	err = s.conn.QueryRow(s.ctx, `select exists (select from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
-		join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2::name and not i.indisvalid)`,
+		where c.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1) and c.relname = $2::name and not i.indisvalid)`,
 		s.target.Schema, name).Scan(&invalid)
 	return invalid, err
 }

@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,11 +99,7 @@ type Back struct {
 // The error is that of Up, or one about back; [ErrNoWayBack] if a file has no down section, in which case nothing is changed anywhere.
 func (m *Migrator) Rollback(ctx context.Context, targets []Target, back Back, opts Options) (Report, error) {
 	found := m.survey(ctx, targets, opts.Stop)
-	names := make([]string, len(targets))
-	for i, t := range targets {
-		names[i] = cmp.Or(t.Name, t.Schema)
-	}
-	to, undo, err := m.undo(names, found, back)
+	to, undo, err := m.undo(targets, found, back)
 	if err != nil {
 		return Report{}, err
 	}
@@ -114,11 +109,11 @@ func (m *Migrator) Rollback(ctx context.Context, targets []Target, back Back, op
 }
 
 // undo returns the files that are to be rolled back, and the place before them.
-func (m *Migrator) undo(names []string, found []finding, back Back) (to string, undo []*file, err error) {
+func (m *Migrator) undo(targets []Target, found []finding, back Back) (to string, undo []*file, err error) {
 	var ledgers []map[string]bool
 	for i, f := range found {
 		if f.err != nil && back.Last > 0 {
-			return "", nil, fmt.Errorf("which migrations are the last is not known, name the one to go back to: %s cannot be read: %w", names[i], f.err)
+			return "", nil, fmt.Errorf("which migrations are the last is not known, name the one to go back to: %s cannot be read: %w", targets[i].name(), f.err)
 		}
 		ledgers = append(ledgers, f.ledger)
 	}
@@ -160,9 +155,9 @@ func (m *Migrator) run(ctx context.Context, targets []Target, opts Options, foun
 	}
 	if len(work) > 0 {
 		r.workers = m.workers(ctx, targets[work[0]])
-		canaries := opts.Canary.of(len(work))
+		canaries, failures := opts.Canary.of(len(work)), r.failures
 		r.wave(ctx, work[:canaries])
-		if r.failures > 0 && canaries > 0 && r.why == nil {
+		if r.failures > failures && r.why == nil {
 			r.why = ErrCanary
 		}
 		r.wave(ctx, work[canaries:])
@@ -195,7 +190,7 @@ func (r *run) wave(ctx context.Context, indexes []int) {
 	visit := func(n, i int) {
 		at := indexes[i]
 		t := r.targets[at]
-		t.Name = cmp.Or(t.Name, t.Schema)
+		t.Name = t.name()
 		start := time.Now()
 		applied, err := workers[n].visit(t, r.course, r.found[at].ledgerState)
 		r.finish(ctx, at, Result{Applied: applied, Duration: time.Since(start), Err: t.wrap(ctx, err)})
@@ -231,7 +226,7 @@ func (r *run) finish(ctx context.Context, i int, result Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.targets[i]
-	result.Target, result.Schema = cmp.Or(t.Name, t.Schema), t.Schema
+	result.Target, result.Schema = t.name(), t.Schema
 	r.results[i] = result
 	if interrupted(ctx, result.Err) || errors.Is(result.Err, ErrStopped) {
 		r.notice(ctx)
@@ -253,7 +248,7 @@ func (r *run) report() (Report, error) {
 	var report Report
 	for i, result := range r.results {
 		t := r.targets[i]
-		result.Target, result.Schema = cmp.Or(t.Name, t.Schema), t.Schema // not set where none was begun
+		result.Target, result.Schema = t.name(), t.Schema // not set where none was begun
 		switch {
 		case !r.done[i]:
 			report.Unfinished = append(report.Unfinished, result)
@@ -266,7 +261,7 @@ func (r *run) report() (Report, error) {
 		}
 	}
 	for _, f := range r.found {
-		if len(r.m.set.status(f.ledger).Unknown) > 0 {
+		if len(r.m.set.unknown(f.ledger)) > 0 {
 			report.Ahead++
 		}
 	}
@@ -326,8 +321,8 @@ type TargetStatus struct {
 }
 
 // Status tells how far each target is, in the order given. It reads the ledgers of some hundred targets in one query, takes no lock
-// and changes nothing; a target without a ledger has everything pending. Targets that could not be read have an Err; the error then is a *FailedError, or wraps the context's as
-// that of Up does.
+// and changes nothing; a target without a ledger has everything pending. Targets that could not be read have an Err; the error then is
+// a *FailedError, or wraps the context's as that of Up does.
 func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus, error) {
 	statuses := make([]TargetStatus, len(targets))
 	var (
@@ -336,7 +331,7 @@ func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus
 	)
 	for i, f := range m.survey(ctx, targets, nil) {
 		t, s := targets[i], &statuses[i]
-		t.Name = cmp.Or(t.Name, t.Schema)
+		t.Name = t.name()
 		if f.err == nil {
 			*s = m.set.status(f.ledger)
 		}
@@ -353,21 +348,25 @@ func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus
 
 // status compares the files with a ledger.
 func (s *Set) status(ledger map[string]bool) TargetStatus {
-	var st TargetStatus
-	known := make(map[string]bool, len(s.files))
+	st := TargetStatus{Unknown: s.unknown(ledger)}
 	for _, f := range s.files {
-		known[f.Version] = true
 		if ledger[f.Version] {
 			st.Applied = append(st.Applied, f.Name)
 		} else {
 			st.Pending = append(st.Pending, f.Name)
 		}
 	}
+	return st
+}
+
+// unknown returns the versions in a ledger that no file has, sorted.
+func (s *Set) unknown(ledger map[string]bool) []string {
+	var versions []string
 	for version := range ledger {
-		if !known[version] {
-			st.Unknown = append(st.Unknown, version)
+		if s.byVersion[version] == nil {
+			versions = append(versions, version)
 		}
 	}
-	slices.Sort(st.Unknown)
-	return st
+	slices.Sort(versions)
+	return versions
 }

@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"context"
 	"encoding/hex"
 	"fmt"
 
@@ -45,24 +44,14 @@ func (s *session) foreign(set *Set) bool {
 	return known > 1 && same == 0
 }
 
-// readVersions reads what stands in a ledger.
-func readVersions(ctx context.Context, q interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, table string) (map[string]bool, error) {
-	rows, err := q.Query(ctx, `select version from `+table)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", table, err)
-	}
-	ledger := map[string]bool{}
-	var version string
-	_, err = pgx.ForEachRow(rows, []any{&version}, func() error {
-		ledger[version] = true
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", table, err)
-	}
-	return ledger, nil
+// findLedger is the statement that reads the ledgerState of a schema: a row, or none if there is no such schema. It is written so that it
+// never reads the entries of the other tenants' ledgers, which have the same name.
+func findLedger(schema string) string {
+	return `select c.oid is not null, ` + exposedExpr + `,
+			exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attname = 'checksum' and not attisdropped)
+		from pg_catalog.pg_namespace n left join lateral (select oid, relacl, relowner from pg_catalog.pg_class
+			where relnamespace = n.oid and relname = ` + literal(ledgerName) + ` offset 0) c on true
+		where n.nspname = ` + literal(schema)
 }
 
 // ensureLedger creates the ledger as dbmate would, with a column for checksums besides, and takes away what default privileges gave
@@ -94,8 +83,8 @@ func (s *session) ensureLedger() error {
 // concealLedger revokes all rights on the ledger from all but its owner.
 func (s *session) concealLedger() error {
 	rows, err := s.conn.Query(s.ctx, `select distinct case a.grantee when 0 then 'PUBLIC' else quote_ident(pg_get_userbyid(a.grantee)) end
-		from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) a
-		where n.nspname = $1 and c.relname = $2 and a.grantee <> c.relowner`, s.target.Schema, ledgerName)
+		from pg_catalog.pg_class c, aclexplode(c.relacl) a
+		where c.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1) and c.relname = $2 and a.grantee <> c.relowner`, s.target.Schema, ledgerName)
 	if err != nil {
 		return err
 	}

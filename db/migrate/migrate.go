@@ -87,7 +87,7 @@ type Result struct {
 // If all files are applied already this is known after two round trips, without a lock. If another runner works on the target,
 // Apply waits for it, as long as the context allows.
 func (m *Migrator) Apply(ctx context.Context, t Target) (Result, error) {
-	t.Name = cmp.Or(t.Name, t.Schema)
+	t.Name = t.name()
 	start := time.Now()
 	applied, err := m.apply(ctx, t)
 	result := Result{Target: t.Name, Schema: t.Schema, Applied: applied, Duration: time.Since(start)}
@@ -171,6 +171,9 @@ func (f *file) wrap(err error) error {
 	}
 	return &Error{File: f.Name, Err: err}
 }
+
+// name is what people call the target.
+func (t Target) name() string { return cmp.Or(t.Name, t.Schema) }
 
 // wrap makes an *Error that names the target.
 func (t Target) wrap(ctx context.Context, err error) error {

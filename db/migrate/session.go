@@ -201,12 +201,7 @@ func (s *session) look(lock bool, known ledgerState) error {
 	if known.exists {
 		statements = append(statements, s.versions(known.sums))
 	} else {
-		// Written so that it never reads the entries of the other tenants' ledgers, which have the same name.
-		statements = append(statements, `select c.oid is not null, `+exposedExpr+`,
-				exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attname = 'checksum' and not attisdropped)
-			from pg_catalog.pg_namespace n left join lateral (select oid, relacl, relowner from pg_catalog.pg_class
-				where relnamespace = n.oid and relname = `+literal(ledgerName)+` offset 0) c on true
-			where n.nspname = `+literal(s.target.Schema))
+		statements = append(statements, findLedger(s.target.Schema))
 	}
 	results, err := s.script(statements...)
 	if err != nil {

@@ -20,7 +20,8 @@ import (
 // Set is the checked content of a folder of migration files. It holds the files in memory: what was checked is what is run,
 // whatever happens to the folder. A Set does not change and may be shared between goroutines.
 type Set struct {
-	files []*file
+	files     []*file
+	byVersion map[string]*file
 }
 
 // File names one migration.
@@ -228,16 +229,16 @@ func (s *Set) checkVersions() []error {
 			longest = f
 		}
 	}
-	byVersion := map[string]*file{}
+	s.byVersion = make(map[string]*file, len(s.files))
 	for _, f := range s.files {
 		if len(f.Version) != len(longest.Version) {
 			errs = append(errs, f.problem(-1, "version %s has fewer digits than that of %s; files are applied in order of their names, so add zeros in front",
 				f.Version, longest.Name))
 		}
-		if other := byVersion[f.Version]; other != nil {
+		if other := s.byVersion[f.Version]; other != nil {
 			errs = append(errs, f.problem(-1, "version %s is also that of %s", f.Version, other.Name))
 		}
-		byVersion[f.Version] = f
+		s.byVersion[f.Version] = f
 	}
 	return errs
 }

@@ -218,9 +218,17 @@ func (s *surveyor) ledger(ctx context.Context, tx pgx.Tx, schema string, d diges
 	if ledger, ok := s.known[d]; ok {
 		return ledger, nil
 	}
-	ledger, err := readVersions(ctx, tx, pgx.Identifier{schema, ledgerName}.Sanitize())
+	rows, err := tx.Query(ctx, "select version from "+pgx.Identifier{schema, ledgerName}.Sanitize())
 	if err != nil {
 		return nil, err
+	}
+	versions, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	ledger := make(map[string]bool, len(versions))
+	for _, version := range versions {
+		ledger[version] = true
 	}
 	s.known[d] = ledger
 	return ledger, nil

@@ -37,8 +37,8 @@ type fleet struct {
 	Workers int      `placeholder:"N" help:"Tenants at a time, each with a connection. Defaults to a quarter of the connections that the server has to spare, 8 at most."`
 }
 
-// company is what a command works on: the tenants that were asked for, and the spares if all were.
-type company struct {
+// openFleet is what a command works on: the tenants that were asked for, and the spares if all were.
+type openFleet struct {
 	dir     *directory.Directory // to be closed
 	m       *migrate.Migrator
 	tenants []migrate.Target
@@ -46,14 +46,14 @@ type company struct {
 }
 
 // all are the targets, tenants first.
-func (c *company) all() []migrate.Target { return slices.Concat(c.tenants, c.spares) }
+func (c *openFleet) all() []migrate.Target { return slices.Concat(c.tenants, c.spares) }
 
 // open returns the targets that were asked for.
-func (f *fleet) open(ctx context.Context, r *runner, cfg migrate.Config) (c *company, err error) {
+func (f *fleet) open(ctx context.Context, r *runner, cfg migrate.Config) (c *openFleet, err error) {
 	if f.Workers < 0 {
 		return nil, &config.Error{Setting: "--workers", Err: fmt.Errorf("is %d", f.Workers), Hint: "write 1 or more"}
 	}
-	c = &company{}
+	c = &openFleet{}
 	cfg.Workers, cfg.Logger = f.Workers, r.quiet(ctx)
 	if c.m, err = f.migrator(cfg); err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func (f *fleet) open(ctx context.Context, r *runner, cfg migrate.Config) (c *com
 }
 
 // choose reads the targets: the tenants with the given names, or all.
-func (c *company) choose(ctx context.Context, names []string) error {
+func (c *openFleet) choose(ctx context.Context, names []string) error {
 	spares, err := c.dir.SpareTargets(ctx) // first, so that none is missed that becomes a tenant meanwhile
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func (c *migrateCheckCmd) Run(ctx context.Context, r *runner) error {
 }
 
 // withReference calls do with a schema that the migrations have just made, and removes it.
-func withReference(ctx context.Context, fleet *company, do func(reference migrate.Target) error) error {
+func withReference(ctx context.Context, fleet *openFleet, do func(reference migrate.Target) error) error {
 	reference, drop, err := fleet.dir.Reference(ctx)
 	if err != nil {
 		return err

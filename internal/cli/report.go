@@ -68,7 +68,7 @@ type reportView struct {
 	Unfinished []resultView `json:"unfinished"`
 }
 
-func newReportView(r migrate.Report, fleet *company, start time.Time, err error) reportView {
+func newReportView(r migrate.Report, fleet *openFleet, start time.Time, err error) reportView {
 	spares := make(map[string]bool)
 	for _, s := range fleet.spares {
 		spares[s.Schema] = true
