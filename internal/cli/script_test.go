@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,6 +29,10 @@ import (
 //	url part=value        changes the database's URL: its password or database
 //	migrations DIR        writes the tenants' migrations that are built in to a folder
 //
+// and the condition
+//
+//	[pg_dump]             the server comes with its pg_dump, as all do but those that a test was pointed at
+//
 // None of the commands may show a secret.
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -41,9 +48,25 @@ func TestScripts(t *testing.T) {
 			"migrations": command(scriptMigrations, 1),
 			"url":        command(scriptURL, 1),
 		},
+		Condition:           condition,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
+}
+
+func condition(name string) (bool, error) {
+	if name != "pg_dump" {
+		return false, fmt.Errorf("unknown condition %q", name)
+	}
+	dir := os.Getenv(pgtest.BinEnv)
+	if dir == "" {
+		return true, nil
+	}
+	_, err := os.Stat(filepath.Join(dir, "pg_dump"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // tbKey is where a script's environment holds its test.
