@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"crypto/rand"
 	"encoding/base32"
 	"fmt"
 	"regexp"
@@ -10,12 +11,13 @@ import (
 // Strategy is a way to house a tenant.
 type Strategy string
 
-// The two strategies. At present every tenant is housed by schema.
+// The two strategies. In both the tenant's tables stand in a schema of its own, which a NOLOGIN role of its own may use, so
+// that a call is held to its tenant in the same way, and a tenant can move from one to the other.
 const (
-	// SchemaStrategy gives the tenant a schema of its own in a shared database, and a NOLOGIN role that reaches only that
-	// schema.
+	// SchemaStrategy houses the schema in a database that the cluster's tenants share. Runtime logins serve many tenants.
 	SchemaStrategy Strategy = "schema"
-	// DatabaseStrategy gives the tenant a database of its own, and a login that can connect nowhere else.
+	// DatabaseStrategy houses the schema in a database of the tenant's own. A login of its own can connect there and nowhere
+	// else.
 	DatabaseStrategy Strategy = "database"
 )
 
@@ -30,7 +32,8 @@ type Placement struct {
 	Database string
 	Schema   string
 	Role     string
-	// Login is the runtime login that may take the role; "" means the default one.
+	// Login is the login that may take the role: a runtime login, "" meaning the default one, or, with a database of the
+	// tenant's own, the tenant's own login.
 	Login string
 }
 
@@ -50,11 +53,7 @@ var idEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadd
 // head of the slug, for the person who reads pg_namespace, and the whole id, which alone makes them unique: the function
 // is injective in id, whatever the slug. The login is the default one.
 func NewPlacement(id ID, slug Slug, cluster, database string) Placement {
-	label := strings.ReplaceAll(string(slug), "-", "_")
-	if len(label) > nameLabelLen {
-		label = label[:nameLabelLen]
-	}
-	suffix := label + "_" + idEncoding.EncodeToString(id[:])
+	suffix := label(slug) + "_" + idEncoding.EncodeToString(id[:])
 	return Placement{
 		Cluster:  cluster,
 		Strategy: SchemaStrategy,
@@ -64,26 +63,52 @@ func NewPlacement(id ID, slug Slug, cluster, database string) Placement {
 	}
 }
 
+// OwnDatabase returns the placement of the same tenant in a database of its own in the given cluster, under the same schema and
+// role. The database's name is made of the head of the slug and 80 random bits, so it is another one each time. The login's is
+// that of the role, with another letter in front.
+func (p Placement) OwnDatabase(slug Slug, cluster string) Placement {
+	var random [10]byte
+	_, _ = rand.Read(random[:]) // it never fails
+	name := label(slug) + "_" + idEncoding.EncodeToString(random[:])
+	if checkName("database", name) != nil { // it begins with a digit, or as PostgreSQL's own do
+		name = "_" + name
+	}
+	p.Cluster, p.Strategy, p.Database = cluster, DatabaseStrategy, name
+	p.Login = "l_" + strings.TrimPrefix(p.Role, "r_")
+	return p
+}
+
+// label is the head of a slug as a part of a name.
+func label(slug Slug) string {
+	label := strings.ReplaceAll(string(slug), "-", "_")
+	return label[:min(len(label), nameLabelLen)]
+}
+
 // Validate checks that the names of the schema, the role and, if there is one, the login are safe to appear in SQL unquoted:
 // [a-z0-9_], not starting with a digit, at most 63 bytes, and not one of PostgreSQL's own (pg_…). No role is called none: setting
-// the role to none gives up the role that is set.
+// the role to none gives up the role that is set. A database of the tenant's own obeys the same rules, and has a login; the name of a
+// shared one is the operator's choice.
 func (p Placement) Validate() error {
-	if p.Strategy != SchemaStrategy {
-		return fmt.Errorf("placement: strategy %q is not supported; want %q", p.Strategy, SchemaStrategy)
+	names := []struct{ kind, name string }{{"schema", p.Schema}, {"role", p.Role}}
+	switch p.Strategy {
+	case SchemaStrategy:
+		if p.Login != "" {
+			names = append(names, struct{ kind, name string }{"login", p.Login})
+		}
+	case DatabaseStrategy:
+		names = append(names, struct{ kind, name string }{"login", p.Login}, struct{ kind, name string }{"database", p.Database})
+	default:
+		return fmt.Errorf("placement: unknown strategy %q; want %q or %q", p.Strategy, SchemaStrategy, DatabaseStrategy)
 	}
-	if err := checkName("schema", p.Schema); err != nil {
-		return err
+	for _, n := range names {
+		if err := checkName(n.kind, n.name); err != nil {
+			return err
+		}
 	}
 	if p.Role == "none" {
 		return fmt.Errorf("placement: role name %q means no role", p.Role)
 	}
-	if err := checkName("role", p.Role); err != nil {
-		return err
-	}
-	if p.Login == "" {
-		return nil
-	}
-	return checkName("login", p.Login)
+	return nil
 }
 
 func checkName(kind, name string) error {

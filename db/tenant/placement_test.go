@@ -146,14 +146,17 @@ func TestValidate(t *testing.T) {
 		})
 	}
 	for name, p := range map[string]tenant.Placement{
-		"zero":              {},
-		"no strategy":       {Schema: "t", Role: "r"},
-		"another strategy":  {Strategy: tenant.DatabaseStrategy, Schema: "t", Role: "r"},
-		"no schema":         {Strategy: tenant.SchemaStrategy, Role: "r"},
-		"no role":           {Strategy: tenant.SchemaStrategy, Schema: "t"},
-		"the absent role":   {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "none"},
-		"role with a quote": {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r'"},
-		"login in quotes":   {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r", Login: `"l"`},
+		"zero":               {},
+		"no strategy":        {Schema: "t", Role: "r"},
+		"another strategy":   {Strategy: "row", Schema: "t", Role: "r", Login: "l", Database: "d"},
+		"no own login":       {Strategy: tenant.DatabaseStrategy, Schema: "t", Role: "r", Database: "d"},
+		"no own database":    {Strategy: tenant.DatabaseStrategy, Schema: "t", Role: "r", Login: "l"},
+		"database in quotes": {Strategy: tenant.DatabaseStrategy, Schema: "t", Role: "r", Login: "l", Database: `"d"`},
+		"no schema":          {Strategy: tenant.SchemaStrategy, Role: "r"},
+		"no role":            {Strategy: tenant.SchemaStrategy, Schema: "t"},
+		"the absent role":    {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "none"},
+		"role with a quote":  {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r'"},
+		"login in quotes":    {Strategy: tenant.SchemaStrategy, Schema: "t", Role: "r", Login: `"l"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -161,6 +164,29 @@ func TestValidate(t *testing.T) {
 				t.Errorf("%+v is accepted", p)
 			}
 		})
+	}
+}
+
+func TestOwnDatabase(t *testing.T) {
+	t.Parallel()
+	for _, slug := range []tenant.Slug{"acme", "7", "pg-x", "a-b", "pg", tenant.Slug(strings.Repeat("9", tenant.MaxSlugLen))} {
+		shared := tenant.NewPlacement(tenant.ID{1}, slug, tenant.DefaultCluster, "app")
+		one, other := shared.OwnDatabase(slug, "two"), shared.OwnDatabase(slug, "two")
+		if err := one.Validate(); err != nil {
+			t.Error(err)
+		}
+		if one.Database == other.Database {
+			t.Errorf("%s: two databases are called %s", slug, one.Database)
+		}
+		if !strings.Contains(one.Database, strings.ReplaceAll(string(slug[:1]), "-", "_")) {
+			t.Errorf("%s: the database is called %s", slug, one.Database)
+		}
+		other.Database = one.Database
+		want := shared
+		want.Cluster, want.Strategy, want.Database, want.Login = "two", tenant.DatabaseStrategy, one.Database, "l"+shared.Role[1:]
+		if one != other || one != want {
+			t.Errorf("got %+v\nwant %+v", one, want)
+		}
 	}
 }
 

@@ -86,8 +86,10 @@ const (
 	Active Status = "active"
 	// Suspended: kept, but not served, until it is resumed.
 	Suspended Status = "suspended"
+	// Deleting: kept for a time before it is deleted, and not served meanwhile. Its slug is not free yet.
+	Deleting Status = "deleting"
 	// Failed: provisioning broke off. Never served; its slug is free again.
 	Failed Status = "failed"
-	// Deleted: gone, or on its way out. Never served; its slug is free again.
+	// Deleted: gone. Never served; its slug is free again.
 	Deleted Status = "deleted"
 )

@@ -161,7 +161,7 @@ func (m *Middleware) resolve(ctx context.Context, slug tenant.Slug) (*tenant.Ten
 		return nil, Suspended
 	case tenant.Provisioning:
 		return nil, Provisioning
-	case tenant.Failed, tenant.Deleted:
+	case tenant.Deleting, tenant.Failed, tenant.Deleted:
 		return nil, Unknown
 	}
 	m.log.ErrorContext(ctx, "the tenant has a status that is not known", "slug", string(slug), "status", string(t.Status))

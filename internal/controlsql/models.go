@@ -11,8 +11,14 @@ import (
 )
 
 type Cluster struct {
-	Name      string
-	CreatedAt time.Time
+	Name         string
+	CreatedAt    time.Time
+	Kind         string
+	Strategy     tenant.Strategy
+	MaxTenants   *int32
+	Draining     bool
+	EncryptedUrl []byte
+	DatabaseName *string
 }
 
 type Domain struct {
@@ -20,6 +26,7 @@ type Domain struct {
 	TenantID   tenant.ID
 	VerifiedAt *time.Time
 	CreatedAt  time.Time
+	Token      string
 }
 
 type Event struct {
@@ -28,6 +35,12 @@ type Event struct {
 	At       time.Time
 	Kind     string
 	Detail   string
+}
+
+type FormerSlug struct {
+	Slug     tenant.Slug
+	TenantID tenant.ID
+	Until    time.Time
 }
 
 type Installation struct {
@@ -46,20 +59,23 @@ type Spare struct {
 }
 
 type Tenant struct {
-	ID                tenant.ID
-	Slug              tenant.Slug
-	Company           string
-	ContactName       string
-	ContactEmail      string
-	Status            tenant.Status
-	Cluster           string
-	Strategy          tenant.Strategy
-	DatabaseName      string
-	SchemaName        string
-	RoleName          string
-	EncryptedPassword []byte
-	Generation        int64
-	CreatedAt         time.Time
-	UpdatedAt         time.Time
-	LoginNo           int32
+	ID                    tenant.ID
+	Slug                  tenant.Slug
+	Company               string
+	ContactName           string
+	ContactEmail          string
+	Status                tenant.Status
+	Cluster               string
+	Strategy              tenant.Strategy
+	DatabaseName          string
+	SchemaName            string
+	RoleName              string
+	EncryptedPassword     []byte
+	Generation            int64
+	CreatedAt             time.Time
+	UpdatedAt             time.Time
+	LoginNo               int32
+	NextEncryptedPassword []byte
+	DeleteAfter           *time.Time
+	Purging               bool
 }

@@ -35,7 +35,7 @@ func (q *Queries) ChooseLogin(ctx context.Context, tenantsPerLogin int64) (int32
 
 const finishProvisioning = `-- name: FinishProvisioning :one
 UPDATE tenants SET status = $1 WHERE id = $2 AND status = 'provisioning'
-RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no
+RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging
 `
 
 type FinishProvisioningParams struct {
@@ -63,12 +63,15 @@ func (q *Queries) FinishProvisioning(ctx context.Context, arg FinishProvisioning
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.LoginNo,
+		&i.NextEncryptedPassword,
+		&i.DeleteAfter,
+		&i.Purging,
 	)
 	return i, err
 }
 
 const getLivingTenant = `-- name: GetLivingTenant :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE slug = $1 AND status NOT IN ('failed', 'deleted')
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE slug = $1 AND status NOT IN ('failed', 'deleted')
 `
 
 func (q *Queries) GetLivingTenant(ctx context.Context, slug tenant.Slug) (Tenant, error) {
@@ -91,12 +94,15 @@ func (q *Queries) GetLivingTenant(ctx context.Context, slug tenant.Slug) (Tenant
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.LoginNo,
+		&i.NextEncryptedPassword,
+		&i.DeleteAfter,
+		&i.Purging,
 	)
 	return i, err
 }
 
 const getTenant = `-- name: GetTenant :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE id = $1
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE id = $1
 `
 
 func (q *Queries) GetTenant(ctx context.Context, id tenant.ID) (Tenant, error) {
@@ -119,12 +125,15 @@ func (q *Queries) GetTenant(ctx context.Context, id tenant.ID) (Tenant, error) {
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.LoginNo,
+		&i.NextEncryptedPassword,
+		&i.DeleteAfter,
+		&i.Purging,
 	)
 	return i, err
 }
 
 const getTenantForUpdate = `-- name: GetTenantForUpdate :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE id = $1 FOR UPDATE
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE id = $1 FOR UPDATE
 `
 
 func (q *Queries) GetTenantForUpdate(ctx context.Context, id tenant.ID) (Tenant, error) {
@@ -147,6 +156,9 @@ func (q *Queries) GetTenantForUpdate(ctx context.Context, id tenant.ID) (Tenant,
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.LoginNo,
+		&i.NextEncryptedPassword,
+		&i.DeleteAfter,
+		&i.Purging,
 	)
 	return i, err
 }
@@ -169,7 +181,7 @@ INSERT INTO tenants (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
     $12
 )
-RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no
+RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging
 `
 
 type InsertTenantParams struct {
@@ -220,12 +232,15 @@ func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Ten
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.LoginNo,
+		&i.NextEncryptedPassword,
+		&i.DeleteAfter,
+		&i.Purging,
 	)
 	return i, err
 }
 
 const listProvisioningTenants = `-- name: ListProvisioningTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE status = 'provisioning' ORDER BY id
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE status = 'provisioning' ORDER BY id
 `
 
 func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error) {
@@ -254,6 +269,9 @@ func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error)
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.LoginNo,
+			&i.NextEncryptedPassword,
+			&i.DeleteAfter,
+			&i.Purging,
 		); err != nil {
 			return nil, err
 		}
@@ -266,7 +284,7 @@ func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error)
 }
 
 const listServedTenants = `-- name: ListServedTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants WHERE status IN ('active', 'suspended') ORDER BY slug
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE status IN ('active', 'suspended') ORDER BY slug
 `
 
 func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
@@ -295,6 +313,9 @@ func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.LoginNo,
+			&i.NextEncryptedPassword,
+			&i.DeleteAfter,
+			&i.Purging,
 		); err != nil {
 			return nil, err
 		}
@@ -307,7 +328,7 @@ func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
 }
 
 const listTenants = `-- name: ListTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no FROM tenants
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants
 WHERE (slug, id) > ($1, $2::uuid)
   AND ($3::text = '' OR status = $3::text)
 ORDER BY slug, id
@@ -352,6 +373,9 @@ func (q *Queries) ListTenants(ctx context.Context, arg ListTenantsParams) ([]Ten
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.LoginNo,
+			&i.NextEncryptedPassword,
+			&i.DeleteAfter,
+			&i.Purging,
 		); err != nil {
 			return nil, err
 		}
