@@ -345,7 +345,9 @@ func oneSchema(t *testing.T, f *tenanttest.Fleet, target *tenanttest.Target[DBTX
 	target.Run = safe(newPool(t, runtimeLogin(t, f)))
 }
 
-func keysOfAll(t *testing.T, f *tenanttest.Fleet, target *tenanttest.Target[DBTX]) {
+func keysOfAll(t *testing.T, _ *tenanttest.Fleet, target *tenanttest.Target[DBTX]) {
+	f := newNotes(t) // of its own: the newest rows are to be those of this trial
+	*target = notesTarget(f)
 	all := newPool(t, f.Administrator)
 	target.Run = safe(newPool(t, runtimeLogin(t, f)))
 	target.Get = func(ctx context.Context, _ DBTX, key int64) (mark string, err error) {
