@@ -15,7 +15,11 @@ import (
 type Drift struct {
 	// Target and Schema are the Target's.
 	Target, Schema string
-	// Differences are sorted by kind and object. There are none if all is well, or if Err is set.
+	// Behind holds the names of the files that the reference has and the target lacks, in order. A target that is behind is not compared:
+	// what those files would bring is no difference. Differences then has only what is wrong in itself, and what is wrong in the ledger.
+	Behind []string
+	// Differences are sorted by kind and object. There are none if all is well, or if Err is set. What is missing as a whole, or too much,
+	// stands there once: without its columns, constraints, indexes, owner and grants.
 	Differences []Difference
 	// Err is nil or an *Error.
 	Err error
@@ -41,9 +45,9 @@ func (d Difference) String() string {
 	name := d.Kind + " " + d.Object
 	switch {
 	case d.Got == "":
-		return fmt.Sprintf("%s is missing: %s", name, excerpt(d.Want))
+		return name + " is missing" + d.told(d.Want)
 	case d.Want == "":
-		return fmt.Sprintf("%s is not in the reference: %s", name, excerpt(d.Got))
+		return name + " should not be there" + d.told(d.Got)
 	}
 	want, got := strings.Split(d.Want, "\n"), strings.Split(d.Got, "\n")
 	line := 0
@@ -55,6 +59,14 @@ func (d Difference) String() string {
 	}
 	w, g := contrast(strings.Join(want[line:min(line+1, len(want))], ""), strings.Join(got[line:min(line+1, len(got))], ""))
 	return fmt.Sprintf("%s is %s, want %s", name, g, w)
+}
+
+// told is a definition as it stands behind a name, if it says more than that the thing is there.
+func (d Difference) told(definition string) string {
+	if strings.EqualFold(definition, d.Kind) || definition == "present" || definition == "applied" {
+		return ""
+	}
+	return ": " + excerpt(definition)
 }
 
 // contrastContext is how many bytes of what two lines have in common are shown before they part.
@@ -99,7 +111,8 @@ func contrast(a, b string) (cutA, cutB string) {
 // indexes, sequences, views, extended statistics, types, functions, triggers, rules, policies, owners, grants and default
 // privileges, by name and by definition as the server prints it. A constraint that is not validated differs from one that is, an
 // index that is invalid from one that is not. Names of the schema itself are taken out first; the login that migrates and the
-// tenant's role may have any name. In the ledger the versions are compared, and the files with their checksums there.
+// tenant's role may have any name. In the ledger the versions are compared, and the files with their checksums there; a target whose
+// ledger lacks files is not compared otherwise.
 //
 // Reported whether or not the reference has it too: a SECURITY DEFINER function without a search_path of its own ("audit"), and
 // what depends on something in another schema than its own, the target's ExtensionSchema or the system's, or is depended on from
@@ -166,6 +179,7 @@ type standing struct {
 	objects   catalogue         // of the kinds that were asked for
 	ledger    *ledgerSums
 	ledgerSQL string // reads the ledger; "" if there is none
+	behind    []string
 }
 
 // differingKinds returns the kinds of which the schemas have not the same.
@@ -227,26 +241,31 @@ type ledgerSums struct {
 	checksums map[string]string
 }
 
-// compare returns the versions that only one of the ledgers has, and the files that were changed since they were applied.
+// lacks returns what only the reference's ledger has, by the names of the files, in order.
+func (l *ledgerSums) lacks(reference *ledgerSums, set *Set) []string {
+	var names []string
+	for version := range reference.checksums {
+		if _, ok := l.checksums[version]; !ok {
+			names = append(names, set.nameOf(version))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// compare returns the versions that the reference's ledger has not, and the files that were changed since they were applied.
 func (l *ledgerSums) compare(reference *ledgerSums, set *Set) []Difference {
-	names := make(map[string]string, len(set.files))
 	var differences []Difference
 	for _, f := range set.files {
-		names[f.Version] = f.Name
 		now := hex.EncodeToString(f.checksum[:])
 		if got := l.checksums[f.Version]; got != "" && got != now {
 			differences = append(differences, Difference{"migration", f.Name,
 				"the file as it is now, SHA-256 " + now, "a file that was changed since it was applied here, SHA-256 " + got})
 		}
 	}
-	for version := range reference.checksums {
-		if _, ok := l.checksums[version]; !ok {
-			differences = append(differences, Difference{"migration", cmp.Or(names[version], version), "applied", ""})
-		}
-	}
 	for version := range l.checksums {
 		if _, ok := reference.checksums[version]; !ok {
-			differences = append(differences, Difference{"migration", cmp.Or(names[version], version), "", "applied"})
+			differences = append(differences, Difference{"migration", set.nameOf(version), "", "applied"})
 		}
 	}
 	return differences

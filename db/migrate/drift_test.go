@@ -248,17 +248,21 @@ func TestCheckFindsMigrations(t *testing.T) {
 	plants := []struct {
 		name, sql string
 		want      []migrate.Difference
+		behind    []string
 	}{
-		{"nothing", `SELECT`, nil},
-		{"the checksum of the file", set(now[:]), nil},
-		{"no checksum", `ALTER TABLE schema_migrations ADD COLUMN IF NOT EXISTS checksum bytea; UPDATE schema_migrations SET checksum = NULL`, nil},
-		{"no column", `ALTER TABLE schema_migrations DROP COLUMN IF EXISTS checksum`, nil},
+		{"nothing", `SELECT`, nil, nil},
+		{"the checksum of the file", set(now[:]), nil, nil},
+		{"no checksum", `ALTER TABLE schema_migrations ADD COLUMN IF NOT EXISTS checksum bytea; UPDATE schema_migrations SET checksum = NULL`, nil, nil},
+		{"no column", `ALTER TABLE schema_migrations DROP COLUMN IF EXISTS checksum`, nil, nil},
 		{"a changed file", set(before[:]), []migrate.Difference{{Kind: "migration", Object: view,
-			Want: fmt.Sprintf("the file as it is now, SHA-256 %x", now), Got: fmt.Sprintf("a file that was changed since it was applied here, SHA-256 %x", before)}}},
-		{"a missing version", `DELETE FROM schema_migrations WHERE version = '20260103000000'`, []migrate.Difference{{Kind: "migration", Object: view, Want: "applied"}}},
-		{"an unknown version", `INSERT INTO schema_migrations VALUES ('20990101000000')`, []migrate.Difference{{Kind: "migration", Object: "20990101000000", Got: "applied"}}},
-		{"no ledger", `DROP TABLE schema_migrations`, []migrate.Difference{{Kind: "migration", Object: "20260101000000_things.sql", Want: "applied"},
-			{Kind: "migration", Object: "20260102000000_index.sql", Want: "applied"}, {Kind: "migration", Object: view, Want: "applied"}}},
+			Want: fmt.Sprintf("the file as it is now, SHA-256 %x", now), Got: fmt.Sprintf("a file that was changed since it was applied here, SHA-256 %x", before)}}, nil},
+		{"an unknown version", `INSERT INTO schema_migrations VALUES ('20990101000000')`, []migrate.Difference{{Kind: "migration", Object: "20990101000000", Got: "applied"}}, nil},
+		{"behind", `DROP VIEW news; DELETE FROM schema_migrations WHERE version = '20260103000000'`, nil, []string{view}},
+		{"behind, and wrong in itself", `DROP VIEW news; DROP TABLE things; ALTER FUNCTION twice SECURITY DEFINER; DELETE FROM schema_migrations WHERE version = '20260102000000';` + set(before[:]),
+			[]migrate.Difference{{Kind: "audit", Object: "function twice(integer)", Want: "a search_path of its own, by SET search_path", Got: "SECURITY DEFINER, with its caller's search_path"},
+				{Kind: "migration", Object: view, Want: fmt.Sprintf("the file as it is now, SHA-256 %x", now),
+					Got: fmt.Sprintf("a file that was changed since it was applied here, SHA-256 %x", before)}}, []string{"20260102000000_index.sql"}},
+		{"no ledger", `DROP TABLE schema_migrations`, nil, []string{"20260101000000_things.sql", "20260102000000_index.sql", view}},
 	}
 	for i, p := range plants {
 		target := f.house(t, m, fmt.Sprintf("t_%d", i), "")
@@ -269,7 +273,7 @@ func TestCheckFindsMigrations(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, p := range plants {
-		if diff := cmp.Diff(p.want, drifts[i+1].Differences); diff != "" {
+		if diff := cmp.Diff(p.want, drifts[i+1].Differences) + cmp.Diff(p.behind, drifts[i+1].Behind); diff != "" {
 			t.Errorf("%s, want - and got +:\n%s", p.name, diff)
 		}
 	}
@@ -355,7 +359,10 @@ func TestDifferenceString(t *testing.T) {
 		want       string
 	}{
 		{migrate.Difference{Kind: "index", Object: "by_name", Want: "CREATE INDEX by_name"}, "index by_name is missing: CREATE INDEX by_name"},
-		{migrate.Difference{Kind: "index", Object: "by_name", Got: "CREATE INDEX by_name"}, "index by_name is not in the reference: CREATE INDEX by_name"},
+		{migrate.Difference{Kind: "index", Object: "by_name", Got: "CREATE INDEX by_name"}, "index by_name should not be there: CREATE INDEX by_name"},
+		{migrate.Difference{Kind: "table", Object: "t", Want: "TABLE"}, "table t is missing"},
+		{migrate.Difference{Kind: "table", Object: "t", Got: "TABLE PARTITION OF p"}, "table t should not be there: TABLE PARTITION OF p"},
+		{migrate.Difference{Kind: "migration", Object: "20260101000000", Got: "applied"}, "migration 20260101000000 should not be there"},
 		{migrate.Difference{Kind: "column", Object: "t.c", Want: "text", Got: "integer"}, "column t.c is integer, want text"},
 		{migrate.Difference{Kind: "function", Object: "f()", Want: "a\nb\nc\n", Got: "a\nB\nC\n"}, "function f(), line 2, is B, want b"},
 		{migrate.Difference{Kind: "function", Object: "f()", Want: "a\nb", Got: "a"}, "function f(), line 2, is nothing, want b"},

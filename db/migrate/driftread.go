@@ -99,6 +99,11 @@ func (c *checker) readTogether(ctx context.Context, indexes []int) error {
 		if err != nil {
 			return err
 		}
+		for _, s := range found {
+			if s != nil {
+				s.behind = s.ledger.lacks(c.reference.ledger, c.m.set)
+			}
+		}
 		wrong, err := r.readFaults(ctx, found)
 		if err != nil {
 			return err
@@ -112,7 +117,8 @@ func (c *checker) readTogether(ctx context.Context, indexes []int) error {
 			if s := found[n]; s == nil {
 				d.Err = targets[n].schemaMissing()
 			} else {
-				d.Differences = slices.Concat(s.compare(c.reference, kinds[n]), s.ledger.compare(c.reference.ledger, c.m.set), wrong[n])
+				d.Behind = s.behind
+				d.Differences = slices.Concat(fold(s.compare(c.reference, kinds[n])), s.ledger.compare(c.reference.ledger, c.m.set), wrong[n])
 				sortDifferences(d.Differences)
 			}
 			c.drifts[i] = d
@@ -226,7 +232,7 @@ func (r *checkReader) readSchemas(ctx context.Context) ([]*standing, error) {
 	return found, err
 }
 
-// readDiffering reads the objects of the kinds in which schemas differ from the reference, and returns these kinds.
+// readDiffering reads the objects of the kinds in which schemas differ from the reference, and returns these kinds: none for who is behind.
 func (r *checkReader) readDiffering(ctx context.Context, found []*standing) ([][]string, error) {
 	var (
 		kinds   = make([][]string, len(found))
@@ -235,7 +241,7 @@ func (r *checkReader) readDiffering(ctx context.Context, found []*standing) ([][
 		differs []*standing
 	)
 	for n, s := range found {
-		if s == nil {
+		if s == nil || len(s.behind) > 0 {
 			continue
 		}
 		if kinds[n] = s.differingKinds(r.c.reference); len(kinds[n]) > 0 {

@@ -136,7 +136,11 @@ func (e *FailedError) Error() string {
 	if more := len(e.Failed) - len(names); more > 0 {
 		list += fmt.Sprintf(" and %d more", more)
 	}
-	return fmt.Sprintf("%d of %d targets failed: %s", len(e.Failed), e.Total, list)
+	targets := "targets"
+	if e.Total == 1 {
+		targets = "target"
+	}
+	return fmt.Sprintf("%d of %d %s failed: %s", len(e.Failed), e.Total, targets, list)
 }
 
 // Unwrap returns the targets' errors.

@@ -129,6 +129,14 @@ func (s *Set) Files() []File {
 	return files
 }
 
+// nameOf is the name of the file with that version, or else the version.
+func (s *Set) nameOf(version string) string {
+	if f := s.byVersion[version]; f != nil {
+		return f.Name
+	}
+	return version
+}
+
 // pending returns the files whose version is not in the ledger, in the order in which dbmate applies them.
 func (s *Set) pending(ledger map[string]bool) []*file {
 	var files []*file
@@ -147,7 +155,7 @@ type course func(ledger map[string]bool) ([]step, error)
 func (s *Set) forward(ledger map[string]bool) ([]step, error) {
 	pending := s.pending(ledger)
 	if len(ledger) > 0 && len(pending) == len(s.files) {
-		return nil, fmt.Errorf("%w: the ledger holds %d versions, none of which is among the files", ErrForeign, len(ledger))
+		return nil, fmt.Errorf("%w: none of the versions in the ledger, %d in all, is among the files", ErrForeign, len(ledger))
 	}
 	steps := make([]step, len(pending))
 	for i, f := range pending {
@@ -216,7 +224,7 @@ func (s *Set) beforeLast(n int, ledgers []map[string]bool) (string, error) {
 		}
 	}
 	if found < n {
-		return "", fmt.Errorf("only %d of these migrations are applied anywhere; to take all of them back go to 0", found)
+		return "", fmt.Errorf("no more than %d of these migrations can be taken back; for all of them go back to 0", found)
 	}
 	return "0", nil
 }

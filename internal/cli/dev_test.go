@@ -137,7 +137,7 @@ func TestDevChoices(t *testing.T) {
 	p.stop(os.Interrupt)
 	r := p.wait()
 	if err := r.betrayal(passwordOf(t, databaseURL)); !strings.Contains(r.stderr, "initech: 20991231235959_broken.sql:3:") ||
-		!strings.Contains(r.stderr, "1 of 1 tenants failed — mend the cause and run: leasehold migrate up") {
+		!strings.Contains(r.stderr, "1 of 1 tenant failed — mend the cause and run: leasehold migrate up") {
 		t.Errorf("%v in:\n%s", err, r.stderr)
 	}
 	if _, err := os.Stat(filepath.Join(data, "postgres", "data", "postmaster.pid")); !errors.Is(err, os.ErrNotExist) {

@@ -19,6 +19,9 @@ import (
 	"github.com/leasehold-go/leasehold/internal/pgserver"
 )
 
+// lockNotAvailable is the SQLSTATE of a statement that ran out of lock_timeout.
+const lockNotAvailable = "55P03"
+
 // describe puts an error and what to do about it on one line.
 func describe(err error) string {
 	text := err.Error()
@@ -92,12 +95,22 @@ func hint(err error) string {
 		return "name the folder of this product's migrations: --migrations DIR"
 	case errors.Is(err, migrate.ErrNoFiles):
 		return "leasehold migrate new NAME makes one"
+	case lostToALock(err):
+		return "another transaction holds a lock on what this needs; SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start LIMIT 5 " +
+			"shows the oldest ones: run it again when that is over"
 	case errors.As(err, &connect) && errors.As(err, &refused):
 		return "check LEASEHOLD_DATABASE_URL"
 	case errors.As(err, &connect):
 		return "check LEASEHOLD_DATABASE_URL, and that PostgreSQL is running there"
 	}
 	return ""
+}
+
+// lostToALock reports whether a tenant was given up because somebody else held a lock for too long.
+func lostToALock(err error) bool {
+	var e *migrate.Error
+	var refused *pgconn.PgError
+	return errors.As(err, &e) && errors.As(e, &refused) && refused.Code == lockNotAvailable
 }
 
 // helpCommand is what shows the help of the command that was not understood.

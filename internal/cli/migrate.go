@@ -33,8 +33,8 @@ type fleet struct {
 	config.Database `group:"Database"`
 	migrationsFlag
 
-	Tenant  []string `name:"tenant" placeholder:"SUBDOMAIN" help:"Only this tenant; may be given several times. Defaults to all."`
-	Workers int      `placeholder:"N" help:"Tenants at a time, each with a connection. Defaults to a quarter of the connections that the server has to spare, 8 at most."`
+	Tenant  []string `name:"tenant" placeholder:"SUBDOMAIN" help:"Only this tenant; may be given several times. ${without_tenant}"`
+	Workers *int     `placeholder:"N" help:"Tenants at a time, each with a connection. Defaults to a quarter of the connections that the server has to spare, 8 at most."`
 }
 
 // openFleet is what a command works on: the tenants that were asked for, and the spares if all were.
@@ -50,11 +50,11 @@ func (c *openFleet) all() []migrate.Target { return slices.Concat(c.tenants, c.s
 
 // open returns the targets that were asked for.
 func (f *fleet) open(ctx context.Context, r *runner, cfg migrate.Config) (c *openFleet, err error) {
-	if f.Workers < 0 {
-		return nil, &config.Error{Setting: "--workers", Err: fmt.Errorf("is %d", f.Workers), Hint: "write 1 or more"}
-	}
 	c = &openFleet{}
-	cfg.Workers, cfg.Logger = f.Workers, r.quiet(ctx)
+	if cfg.Workers, err = atLeastOne("--workers", f.Workers); err != nil {
+		return nil, err
+	}
+	cfg.Logger = r.quiet(ctx)
 	if c.m, err = f.migrator(cfg); err != nil {
 		return nil, err
 	}
@@ -104,35 +104,33 @@ func (c *openFleet) choose(ctx context.Context, names []string) error {
 type rollout struct {
 	fleet
 
-	Canary           string        `placeholder:"N|P%" help:"So many tenants first, by themselves; the others only if all went well."`
-	MaxFailures      int           `placeholder:"N" help:"Begin no other tenant when so many have failed. Defaults to no limit."`
-	LockTimeout      time.Duration `default:"2s" placeholder:"DURATION" help:"How long a statement waits for a lock before its file is rolled back and tried again (${default})."`
-	StatementTimeout time.Duration `placeholder:"DURATION" help:"How long a statement may take. Defaults to what the server says."`
-	Report           string        `placeholder:"FILE" help:"Write the report to this file too, as JSON."`
+	Canary           string   `placeholder:"N|P%" help:"So many tenants first, by themselves; the others only if all went well."`
+	MaxFailures      *int     `placeholder:"N" help:"Begin no other tenant when so many have failed. Defaults to no limit."`
+	LockTimeout      duration `default:"2s" placeholder:"DURATION" help:"How long a statement waits for a lock before its file is rolled back and tried again (${default})."`
+	StatementTimeout duration `placeholder:"DURATION" help:"How long a statement may take, such as 30s. Defaults to what the server says."`
+	Report           string   `placeholder:"FILE" help:"Write the report to this file too, as JSON."`
 }
 
 // options reads the flags.
-func (c *rollout) options() (migrate.Options, error) {
-	if c.MaxFailures < 0 {
-		return migrate.Options{}, &config.Error{Setting: "--max-failures", Err: fmt.Errorf("is %d", c.MaxFailures), Hint: "write 1 or more"}
+func (c *rollout) options() (opts migrate.Options, err error) {
+	if opts.MaxFailures, err = atLeastOne("--max-failures", c.MaxFailures); err != nil || c.Canary == "" {
+		return opts, err
 	}
-	opts := migrate.Options{MaxFailures: c.MaxFailures}
-	if c.Canary == "" {
-		return opts, nil
-	}
-	var err error
 	if opts.Canary, err = migrate.ParseShare(c.Canary); err != nil {
 		return opts, &config.Error{Setting: "--canary", Err: err, Hint: "write it as 5 or as 2%"}
 	}
 	return opts, nil
 }
 
-// journey takes targets somewhere.
-type journey func(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error)
+// journey takes targets somewhere, and says so.
+type journey struct {
+	words  words
+	travel func(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error)
+}
 
 // run opens the fleet and takes it through journeys, one after the other as long as all goes well. If the command is interrupted,
 // the tenants in hand are finished.
-func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...journey) (err error) {
+func (c *rollout) run(ctx context.Context, r *runner, journeys ...journey) (err error) {
 	opts, err := c.options()
 	if err != nil {
 		return err
@@ -146,25 +144,28 @@ func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...j
 		_, _ = fmt.Fprintln(r.Err, "leasehold: finishing the tenants in hand; a second interrupt ends the command at once, which is safe")
 	})
 	defer stopSaying()
-	fleet, err := c.open(ctx, r, migrate.Config{LockTimeout: c.LockTimeout, StatementTimeout: c.StatementTimeout})
+	fleet, err := c.open(ctx, r, migrate.Config{LockTimeout: time.Duration(c.LockTimeout), StatementTimeout: time.Duration(c.StatementTimeout)})
 	if err != nil {
 		return err
 	}
 	defer fleet.dir.Close()
+	r.warn(ctx, fleet, len(journeys) == 1 && journeys[0].words == forwards)
 	opts.Stop = ctx.Done()
 	ctx = context.WithoutCancel(ctx)
 	var (
 		targets = fleet.all()
 		report  migrate.Report
+		words   words
 		start   = time.Now()
 	)
 	if err := file.write(reportView{Started: start.UTC(), Stopped: "the command did not come to its end"}); err != nil {
 		return err
 	}
-	for _, travel := range journeys {
+	for _, j := range journeys {
+		words = j.words
 		p := r.newProgress(len(targets), words)
 		opts.Progress = p.done
-		report, err = travel(ctx, fleet.m, targets, opts)
+		report, err = j.travel(ctx, fleet.m, targets, opts)
 		p.stop()
 		if err != nil {
 			break
@@ -177,13 +178,22 @@ func (c *rollout) run(ctx context.Context, r *runner, words words, journeys ...j
 	if writeErr := file.write(view); writeErr != nil {
 		return errors.Join(err, writeErr)
 	}
-	if report.Ahead > 0 {
-		_, _ = fmt.Fprintf(r.Err, "leasehold: %d tenants have migrations that no file here has: a newer release was there, or --migrations names another folder\n", report.Ahead)
-	}
 	if printErr := r.print(view, func(w io.Writer) { view.write(w, words) }); printErr != nil || err == nil {
 		return printErr
 	}
 	return c.showOutcome(r, report, len(targets), words, err)
+}
+
+// warn says of which tenants the files may not be what they need. Those that cannot be read are left to who migrates them.
+func (r *runner) warn(ctx context.Context, fleet *openFleet, forwards bool) {
+	statuses, _ := fleet.m.Status(ctx, fleet.tenants)
+	view := newStatusView(statuses)
+	writeSome(r.Err, "leasehold: ahead", view.ahead(), func(g group) string { return "leasehold: " + g.ahead() })
+	if forwards {
+		writeSome(r.Err, "leasehold: out of order", view.outOfOrder(), func(g group) string {
+			return "leasehold: " + g.outOfOrder() + " — it is run all the same; leasehold migrate check shows afterwards whether the order matters"
+		})
+	}
 }
 
 // showOutcome says what went wrong and what to do about it.
@@ -196,8 +206,12 @@ func (c *rollout) showOutcome(r *runner, report migrate.Report, targets int, wor
 	if errors.As(err, &failed) {
 		r.showFailed(failed, then)
 	}
-	if n := len(report.Unfinished); n > 0 {
-		_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants were left out: %s — %s\n", n, targets, whyLeftOut(err), then)
+	switch n := len(report.Unfinished); n {
+	case 0:
+	case 1:
+		_, _ = fmt.Fprintf(r.Err, "leasehold: 1 of %s was left out: %s — %s\n", tenants(targets), whyLeftOut(err), then)
+	default:
+		_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %s were left out: %s — %s\n", n, tenants(targets), whyLeftOut(err), then)
 	}
 	return &reportedError{err}
 }
@@ -224,29 +238,29 @@ func whyLeftOut(err error) string {
 
 // showFailed prints a line for each cause, with the tenants that failed for it, and what to do when the causes are mended.
 func (r *runner) showFailed(failed *migrate.FailedError, then string) {
-	var causes []string
-	tenants := make(map[string][]string)
-	for _, f := range failed.Failed {
+	causes := newGroups(failed.Failed, func(f migrate.Result) group {
 		cause := describe(f.Err)
 		if e := (*migrate.Error)(nil); errors.As(f.Err, &e) {
 			cause = strings.TrimPrefix(cause, e.Target+": ")
 		}
-		if len(tenants[cause]) == 0 {
-			causes = append(causes, cause)
+		if lostToALock(f.Err) {
+			cause += ", or let it wait longer: --lock-timeout 10s"
 		}
-		tenants[cause] = append(tenants[cause], f.Target)
+		return group{tenants: []string{f.Target}, what: []string{cause}}
+	})
+	for _, g := range causes {
+		_, _ = fmt.Fprintf(r.Err, "leasehold: %s: %s\n", someOf(g.tenants, named), g.what[0])
 	}
-	for _, cause := range causes {
-		_, _ = fmt.Fprintf(r.Err, "leasehold: %s: %s\n", someOf(tenants[cause]), cause)
-	}
-	_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %d tenants failed — mend the cause and %s\n", len(failed.Failed), failed.Total, then)
+	_, _ = fmt.Fprintf(r.Err, "leasehold: %d of %s failed — mend the cause and %s\n", len(failed.Failed), tenants(failed.Total), then)
 }
 
-type migrateUpCmd struct{ rollout }
+type migrateUpCmd struct {
+	rollout `set:"without_tenant=Defaults to all."`
+}
 
 // Run migrates.
 func (c *migrateUpCmd) Run(ctx context.Context, r *runner) error {
-	return c.run(ctx, r, forwards, up)
+	return c.run(ctx, r, journey{forwards, up})
 }
 
 func up(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error) {
@@ -255,28 +269,31 @@ func up(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts
 
 // backward are the flags of commands that lose data.
 type backward struct {
-	rollout
+	rollout `set:"without_tenant=For all tenants say --all."`
 
-	Last int  `arg:"" optional:"" help:"How many migrations, counted from the last that any of the tenants has (1)."`
+	Last *int `arg:"" optional:"" help:"How many migrations, counted from the last that any of the tenants has (1)."`
 	All  bool `help:"All tenants. It must be said: what a migration has added is lost with its data."`
 }
 
-func (c *backward) check() error {
+// last is how many migrations, 1 if that was not said.
+func (c *backward) last() (int, error) {
+	n, err := atLeastOne("LAST", c.Last)
 	switch {
-	case c.Last < 0:
-		return &config.Error{Setting: "LAST", Err: fmt.Errorf("is %d", c.Last), Hint: "write 1 or more"}
+	case err != nil:
+		return 0, err
 	case c.All && len(c.Tenant) > 0:
-		return &config.Error{Setting: "--all", Err: errors.New("contradicts --tenant"), Hint: "write one of the two"}
+		return 0, &config.Error{Setting: "--all", Err: errors.New("contradicts --tenant"), Hint: "write one of the two"}
 	case !c.All && len(c.Tenant) == 0:
-		return &config.Error{Setting: "--all", Err: errors.New("say whose"), Hint: "write --tenant SUBDOMAIN, or --all for every tenant"}
+		return 0, &config.Error{Setting: "--all", Err: errors.New("say whose"), Hint: "write --tenant SUBDOMAIN, or --all for every tenant"}
 	}
-	return nil
+	return max(n, 1), nil
 }
 
-func (c *backward) back(b migrate.Back) journey {
-	return func(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error) {
+func (c *backward) run(ctx context.Context, r *runner, words words, b migrate.Back, then ...journey) error {
+	back := func(ctx context.Context, m *migrate.Migrator, targets []migrate.Target, opts migrate.Options) (migrate.Report, error) {
 		return m.Rollback(ctx, targets, b, opts)
 	}
+	return c.rollout.run(ctx, r, append([]journey{{words, back}}, then...)...)
 }
 
 type migrateRollbackCmd struct {
@@ -287,27 +304,27 @@ type migrateRollbackCmd struct {
 
 // Run rolls back.
 func (c *migrateRollbackCmd) Run(ctx context.Context, r *runner) error {
-	if err := c.check(); err != nil {
-		return err
-	}
-	b := migrate.Back{Last: max(c.Last, 1)}
+	last, err := c.last()
 	switch {
-	case c.To != "" && c.Last > 0:
+	case err != nil:
+		return err
+	case c.To != "" && c.Last != nil:
 		return &config.Error{Setting: "--to", Err: errors.New("contradicts the number"), Hint: "write one of the two"}
 	case c.To != "":
-		b = migrate.Back{To: c.To}
+		return c.run(ctx, r, backwards, migrate.Back{To: c.To})
 	}
-	return c.run(ctx, r, backwards, c.back(b))
+	return c.run(ctx, r, backwards, migrate.Back{Last: last})
 }
 
 type migrateRedoCmd struct{ backward }
 
 // Run rolls back and migrates again.
 func (c *migrateRedoCmd) Run(ctx context.Context, r *runner) error {
-	if err := c.check(); err != nil {
+	last, err := c.last()
+	if err != nil {
 		return err
 	}
-	return c.run(ctx, r, again, c.back(migrate.Back{Last: max(c.Last, 1)}), up)
+	return c.run(ctx, r, thereAnd, migrate.Back{Last: last}, journey{backAgain, up})
 }
 
 type migrateNewCmd struct {

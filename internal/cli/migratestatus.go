@@ -13,19 +13,23 @@ import (
 	"github.com/leasehold-go/leasehold/db/migrate"
 )
 
-type migrateStatusCmd struct{ fleet }
+type migrateStatusCmd struct {
+	fleet `set:"without_tenant=Defaults to all."`
+}
 
 // statusView is how far the fleet is.
 type statusView struct {
 	Tenants int `json:"tenants"`
 	Current int `json:"current"`
 	// States are where the tenants are, those who are the furthest first.
-	States   []stateView   `json:"states"`
-	Versions []versionRow  `json:"versions"`
-	Behind   []behindView  `json:"behind"`
-	Unread   []unreadView  `json:"unread"`
-	Unknown  []unknownView `json:"unknown"`
-	Spares   *sparesView   `json:"spares,omitempty"`
+	States   []stateView  `json:"states"`
+	Versions []versionRow `json:"versions"`
+	Behind   []behindView `json:"behind"`
+	// OutOfOrder are files that Up would run after one that comes later.
+	OutOfOrder []outOfOrderView `json:"out_of_order"`
+	Unread     []unreadView     `json:"unread"`
+	Unknown    []unknownView    `json:"unknown"`
+	Spares     *sparesView      `json:"spares,omitempty"`
 }
 
 // stateView is a place on the way where tenants are.
@@ -47,6 +51,13 @@ type behindView struct {
 	Pending []string `json:"pending"`
 }
 
+type outOfOrderView struct {
+	Tenant string   `json:"tenant"`
+	Files  []string `json:"files"`
+	// OlderThan is the last that is applied.
+	OlderThan string `json:"older_than"`
+}
+
 type unreadView struct {
 	Tenant string `json:"tenant"`
 	Error  string `json:"error"`
@@ -60,6 +71,41 @@ type unknownView struct {
 type sparesView struct {
 	Spares  int `json:"spares"`
 	Current int `json:"current"`
+	Behind  int `json:"behind"`
+	// Ahead are those that a newer release has made.
+	Ahead  int `json:"ahead"`
+	Unread int `json:"unread"`
+}
+
+func newSparesView(statuses []migrate.TargetStatus) *sparesView {
+	v := sparesView{Spares: len(statuses)}
+	for _, s := range statuses {
+		switch {
+		case s.Err != nil:
+			v.Unread++
+		case len(s.Unknown) > 0:
+			v.Ahead++
+		case len(s.Pending) > 0:
+			v.Behind++
+		default:
+			v.Current++
+		}
+	}
+	return &v
+}
+
+func (v sparesView) write(w io.Writer) {
+	_, _ = fmt.Fprintf(w, "spares: %d, %d current", v.Spares, v.Current)
+	if v.Behind > 0 {
+		_, _ = fmt.Fprintf(w, ", %d behind", v.Behind)
+	}
+	if v.Unread > 0 {
+		_, _ = fmt.Fprintf(w, ", %d unread", v.Unread)
+	}
+	if v.Ahead > 0 {
+		_, _ = fmt.Fprintf(w, ", %d ahead: made by a newer release, which will use what it made; nothing to do here", v.Ahead)
+	}
+	_, _ = fmt.Fprintln(w)
 }
 
 // Run shows the state of the fleet.
@@ -76,13 +122,8 @@ func (c *migrateStatusCmd) Run(ctx context.Context, r *runner) error {
 	}
 	view := newStatusView(statuses)
 	if len(fleet.spares) > 0 {
-		spares, _ := fleet.m.Status(ctx, fleet.spares) // one that is not read is not current
-		view.Spares = &sparesView{Spares: len(spares)}
-		for _, s := range spares {
-			if s.Err == nil && len(s.Pending) == 0 {
-				view.Spares.Current++
-			}
-		}
+		spares, _ := fleet.m.Status(ctx, fleet.spares) // one that is not read is counted as that
+		view.Spares = newSparesView(spares)
 	}
 	if printErr := r.print(view, func(w io.Writer) { view.write(w) }); printErr != nil {
 		return printErr
@@ -92,7 +133,8 @@ func (c *migrateStatusCmd) Run(ctx context.Context, r *runner) error {
 
 func newStatusView(statuses []migrate.TargetStatus) statusView {
 	v := statusView{
-		Tenants: len(statuses), States: []stateView{}, Versions: []versionRow{}, Behind: []behindView{}, Unread: []unreadView{}, Unknown: []unknownView{},
+		Tenants: len(statuses), States: []stateView{}, Versions: []versionRow{}, Behind: []behindView{}, OutOfOrder: []outOfOrderView{},
+		Unread: []unreadView{}, Unknown: []unknownView{},
 	}
 	rows, states := map[string]*versionRow{}, map[string]*stateView{}
 	row := func(file string) *versionRow {
@@ -121,6 +163,9 @@ func newStatusView(statuses []migrate.TargetStatus) statusView {
 		if len(s.Unknown) > 0 {
 			v.Unknown = append(v.Unknown, unknownView{s.Target, s.Unknown})
 		}
+		if files, last := outOfOrder(s); len(files) > 0 {
+			v.OutOfOrder = append(v.OutOfOrder, outOfOrderView{s.Target, files, last})
+		}
 		if len(s.Pending) > 0 {
 			v.Behind = append(v.Behind, behindView{s.Target, s.Pending})
 		} else {
@@ -148,8 +193,36 @@ func newState(s migrate.TargetStatus) stateView {
 	return state
 }
 
-// named is how many stragglers are named for people; --json names all.
-const named = 20
+// outOfOrder returns which of the pending files come before the last one that is applied, and that one. Names begin with versions, all
+// of one length. Who has none of the files has those of something else.
+func outOfOrder(s migrate.TargetStatus) (files []string, last string) {
+	if len(s.Applied) == 0 {
+		return nil, ""
+	}
+	for _, applied := range slices.Concat(s.Applied, s.Unknown) {
+		last = max(last, applied)
+	}
+	for _, file := range s.Pending {
+		if file < last {
+			files = append(files, file)
+		}
+	}
+	return files, last
+}
+
+func groupBehind(all []behindView) groups {
+	return newGroups(all, func(b behindView) group { return group{tenants: []string{b.Tenant}, what: b.Pending} }).largest()
+}
+
+func (v statusView) ahead() groups {
+	return newGroups(v.Unknown, func(u unknownView) group { return group{tenants: []string{u.Tenant}, what: u.Versions} }).largest()
+}
+
+func (v statusView) outOfOrder() groups {
+	return newGroups(v.OutOfOrder, func(o outOfOrderView) group {
+		return group{tenants: []string{o.Tenant}, what: o.Files, than: o.OlderThan}
+	}).largest()
+}
 
 func (v statusView) write(w io.Writer) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -162,16 +235,13 @@ func (v statusView) write(w io.Writer) {
 		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\n", cmp.Or(s.Last, "nothing"), s.Tenants, pending)
 	}
 	_ = table.Flush()
-	_, _ = fmt.Fprintf(w, "%d tenants, %d current\n", v.Tenants, v.Current)
+	_, _ = fmt.Fprintf(w, "%s, %d current\n", tenants(v.Tenants), v.Current)
 	if v.Spares != nil {
-		_, _ = fmt.Fprintf(w, "spares: %d, %d current\n", v.Spares.Spares, v.Spares.Current)
+		v.Spares.write(w)
 	}
-	writeSome(w, "behind", v.Behind, func(b behindView) string {
-		return fmt.Sprintf("behind: %s, %d pending from %s", b.Tenant, len(b.Pending), b.Pending[0])
-	})
-	writeSome(w, "ahead", v.Unknown, func(u unknownView) string {
-		return fmt.Sprintf("ahead: %s has versions that no file here has: %v", u.Tenant, u.Versions)
-	})
+	writeSome(w, "behind", groupBehind(v.Behind), group.behind)
+	writeSome(w, "out of order", v.outOfOrder(), group.outOfOrder)
+	writeSome(w, "ahead", v.ahead(), group.ahead)
 	writeSome(w, "unread", v.Unread, func(u unreadView) string { return "unread: " + u.Error }) // it begins with the tenant
 }
 

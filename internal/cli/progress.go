@@ -31,7 +31,7 @@ func (r *runner) newProgress(total int, words words) *progress {
 	}
 	p.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(40))
 	p.bar = p.bars.AddBar(int64(total),
-		mpb.PrependDecorators(decor.CountersNoUnit("%d / %d tenants ")),
+		mpb.PrependDecorators(decor.CountersNoUnit("tenants: %d / %d ")),
 		mpb.AppendDecorators(
 			decor.AverageSpeed(0, "%.0f/s "),
 			decor.AverageETA(decor.ET_STYLE_GO),

@@ -24,7 +24,9 @@ type words struct {
 var (
 	forwards  = words{done: "migrated", each: "%s: %d applied, up to %s\n", then: "run the same command again; what is done stays done"}
 	backwards = words{done: "rolled back", each: "%s: %d rolled back, down to before %s\n"}
-	again     = words{done: "done", each: "%s: %d done, the last %s\n", then: "run: leasehold migrate up", afterwards: ", then: leasehold migrate up"}
+	// The two halves of a redo.
+	thereAnd  = words{done: backwards.done, each: backwards.each, afterwards: ", then: leasehold migrate up"}
+	backAgain = words{done: forwards.done, each: forwards.each, then: "run: leasehold migrate up"}
 )
 
 // resultView is what became of one tenant, for --json.
