@@ -72,7 +72,7 @@ func wantMemberships(tb testing.TB, d *Directory, conn *pgx.Conn, want map[int32
 // connectAs connects as a runtime login.
 func connectAs(tb testing.TB, d *Directory, login string) *pgx.Conn {
 	tb.Helper()
-	cc, err := d.LoginConn(tb.Context(), login)
+	cc, err := d.LoginConn(tb.Context(), tenant.Placement{Login: login})
 	if err != nil {
 		tb.Fatal(err)
 	}

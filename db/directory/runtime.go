@@ -100,7 +100,8 @@ func (d *Directory) RuntimeConn(ctx context.Context) (*pgx.ConnConfig, error) {
 //
 // The error is also ErrRuntimeLogin, and nothing is created, if the name is that of another installation's login, or no living
 // tenant is assigned to it.
-func (d *Directory) LoginConn(ctx context.Context, name string) (*pgx.ConnConfig, error) {
+func (d *Directory) LoginConn(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
+	name := p.Login
 	if err := d.cfg.validateSecretKey(); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/internal/pgserver"
 	"github.com/leasehold-go/leasehold/internal/pgtest"
 )
@@ -234,7 +235,7 @@ func TestLoginConnKnowsItsOwnLogins(t *testing.T) {
 		prefix + "1 ", prefix + "1_", prefix + "a", prefix + "4294967297", prefix + "99999999999999999999", strings.ToUpper(prefix) + "1", "1",
 		pgserver.Administrator, pgserver.Superuser,
 	} {
-		if cc, err := d.LoginConn(t.Context(), name); !errors.Is(err, ErrRuntimeLogin) || cc != nil {
+		if cc, err := d.LoginConn(t.Context(), tenant.Placement{Login: name}); !errors.Is(err, ErrRuntimeLogin) || cc != nil {
 			t.Errorf("%q: %v, %v, want %v", name, cc, err, ErrRuntimeLogin)
 		}
 	}
@@ -254,7 +255,7 @@ func TestLoginConnAsksOnce(t *testing.T) {
 	d := openDirectory(t, crowded(t, url, 1))
 	tenants := createMany(t, d, 0, 2)
 	for _, tn := range tenants {
-		cc, err := d.LoginConn(t.Context(), tn.Placement.Login)
+		cc, err := d.LoginConn(t.Context(), tn.Placement)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -262,7 +263,7 @@ func TestLoginConnAsksOnce(t *testing.T) {
 	}
 	d.Close() // nothing can be asked any more
 	for _, tn := range tenants {
-		cc, err := d.LoginConn(t.Context(), tn.Placement.Login)
+		cc, err := d.LoginConn(t.Context(), tn.Placement)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,7 +273,7 @@ func TestLoginConnAsksOnce(t *testing.T) {
 	}
 	other := openDirectory(t, configOf(t, url))
 	other.Close()
-	if _, err := other.LoginConn(t.Context(), ""); err == nil {
+	if _, err := other.LoginConn(t.Context(), tenant.Placement{Login: ""}); err == nil {
 		t.Error("a login that was never looked at is known")
 	}
 }
@@ -284,7 +285,7 @@ func TestLoginConnWaitsNoLongerThanItsCaller(t *testing.T) {
 	defer func() { <-d.logins.asking }()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := d.LoginConn(ctx, ""); !errors.Is(err, context.Canceled) {
+	if _, err := d.LoginConn(ctx, tenant.Placement{Login: ""}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v, want %v", err, context.Canceled)
 	}
 }
@@ -301,7 +302,7 @@ func TestLoginConnSetsALoginRight(t *testing.T) {
 		t.Errorf("the login is not fit: %v", err)
 	}
 	pgtest.Exec(t, pgtest.SuperURL(t, url), `ALTER ROLE `+login+` BYPASSRLS`)
-	if _, err := openDirectory(t, configOf(t, url)).LoginConn(t.Context(), login); !errors.Is(err, ErrRuntimeLogin) {
+	if _, err := openDirectory(t, configOf(t, url)).LoginConn(t.Context(), tenant.Placement{Login: login}); !errors.Is(err, ErrRuntimeLogin) {
 		t.Errorf("error = %v, want %v", err, ErrRuntimeLogin)
 	}
 	pgtest.Exec(t, pgtest.SuperURL(t, url), `DROP OWNED BY `+login, `DROP ROLE `+login)
@@ -341,7 +342,7 @@ func TestSetRuntimePasswordSetsThatOfEveryLogin(t *testing.T) {
 	cfg.SecretKey = []byte("another secret key")
 	other := openDirectory(t, cfg)
 	for _, tn := range tenants[:3] {
-		if _, err := other.LoginConn(t.Context(), tn.Placement.Login); !errors.Is(err, ErrSecretKey) {
+		if _, err := other.LoginConn(t.Context(), tn.Placement); !errors.Is(err, ErrSecretKey) {
 			t.Errorf("before: error = %v, want %v", err, ErrSecretKey)
 		}
 	}

@@ -229,7 +229,7 @@ func (c *call) begin(f *flight) error {
 	if c.tx != nil {
 		sc = nil
 	}
-	return f.begin(c.ctx, c.lease.session, sc, c.lease.e.pooled.Load())
+	return f.begin(c.ctx, c.lease.session, sc, c.lease.server.pooled.Load())
 }
 
 // encode writes the arguments into b and chooses the formats of the result. Where a wrong description must not do harm, the

@@ -33,10 +33,15 @@ type Config struct {
 	// Tracer, if it implements pgx's QueryTracer, BatchTracer or CopyFromTracer, is told of each caller's statement once, with
 	// the tenant in the context; pgx's ConnectTracer works as usual.
 	ConnConfig *pgx.ConnConfig
-	// Login says how to connect as another login than that of ConnConfig, for tenants whose Placement.Login names one;
-	// directory.LoginConn does. It is called each time a connection is opened. Defaults to none: such a tenant is an error.
-	Login func(ctx context.Context, name string) (*pgx.ConnConfig, error)
-	// MaxConns is the most connections that are open at once. Defaults to 4 for each CPU.
+	// Cluster is the cluster that ConnConfig leads to. Defaults to tenant.DefaultCluster.
+	Cluster string
+	// Login says how to connect for tenants whose placement leads elsewhere than ConnConfig: to another login, to another cluster, or to
+	// a database of their own; directory.LoginConn does. Of the placement the names of the cluster, the strategy, the database and the
+	// login are given. It is called each time a connection is opened, and once more if the server did not take the password.
+	// Defaults to none: such a tenant is an error.
+	Login func(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error)
+	// MaxConns is the most connections that are open at once to the database that the tenants of a cluster share, for each cluster.
+	// Defaults to 4 for each CPU.
 	MaxConns int
 	// Lanes is the number of small pools that MaxConns is divided into. A tenant's calls go to the connections of its home lane,
 	// or of a second one when those are busy, so that a connection sees few tenants and its caches stay small and warm. More
@@ -49,6 +54,15 @@ type Config struct {
 	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. Defaults to a quarter of MaxConns, but
 	// not less than 1.
 	MaxSessions int
+	// MaxDatabaseConns is the most connections that are open at once to the databases of tenants' own, all of a cluster together.
+	// There may be many more such tenants: a connection is closed, the one that has lain idle longest first, to make room for
+	// another tenant's. Defaults to MaxConns.
+	MaxDatabaseConns int
+	// MaxConnsPerDatabase is the most connections that are open at once to one of these databases. Defaults to 4, or
+	// MaxDatabaseConns if that is less.
+	MaxConnsPerDatabase int
+	// MaxDatabaseIdleTime is how long a connection to one of these databases may lie idle before it is closed. Defaults to 5 minutes.
+	MaxDatabaseIdleTime time.Duration
 	// MaxTenantsPerConn is how many distinct tenants a connection serves before it is replaced: the server process behind it
 	// keeps in memory what it learnt of every table. Defaults to 700, which was measured as 50 to 60 MB at ten tables each.
 	MaxTenantsPerConn int
@@ -91,11 +105,23 @@ func (c Config) withDefaults() Config {
 	if c.MaxSessions == 0 {
 		c.MaxSessions = max(1, c.MaxConns/4)
 	}
+	if c.Cluster == "" {
+		c.Cluster = tenant.DefaultCluster
+	}
+	if c.MaxDatabaseConns == 0 {
+		c.MaxDatabaseConns = c.MaxConns
+	}
+	if c.MaxConnsPerDatabase == 0 {
+		c.MaxConnsPerDatabase = min(4, c.MaxDatabaseConns)
+	}
+	if c.MaxDatabaseIdleTime == 0 {
+		c.MaxDatabaseIdleTime = 5 * time.Minute
+	}
 	if c.MaxTenantsPerConn == 0 {
 		c.MaxTenantsPerConn = 700
 	}
 	if c.Login == nil {
-		c.Login = func(context.Context, string) (*pgx.ConnConfig, error) {
+		c.Login = func(context.Context, tenant.Placement) (*pgx.ConnConfig, error) {
 			return nil, errors.New("Config.Login is not set; give it directory.LoginConn")
 		}
 	}
@@ -127,6 +153,10 @@ func (c Config) validate() error {
 		return fmt.Errorf("tenantdb: Lanes is %d; want 1 to %d, the number of connections", c.Lanes, c.MaxConns)
 	case c.MaxConnsPerTenant < 1 || c.MaxConnsPerTenant > c.MaxConns:
 		return fmt.Errorf("tenantdb: MaxConnsPerTenant is %d; want 1 to %d, the number of connections", c.MaxConnsPerTenant, c.MaxConns)
+	case c.MaxDatabaseConns < 1:
+		return fmt.Errorf("tenantdb: MaxDatabaseConns is %d; want at least 1", c.MaxDatabaseConns)
+	case c.MaxConnsPerDatabase < 1 || c.MaxConnsPerDatabase > c.MaxDatabaseConns:
+		return fmt.Errorf("tenantdb: MaxConnsPerDatabase is %d; want 1 to %d, as MaxDatabaseConns allows", c.MaxConnsPerDatabase, c.MaxDatabaseConns)
 	case c.MaxSessions < 1:
 		return fmt.Errorf("tenantdb: MaxSessions is %d; want at least 1", c.MaxSessions)
 	case c.MaxTenantsPerConn < 1:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,7 +21,7 @@ type DB struct{ Handle }
 // Close waits until every connection is given back and closes them. Calls made after it return ErrClosed.
 func (db *DB) Close() { db.e.close() }
 
-// Ping reports whether a connection can be had and answers. It is in no tenant and reads nothing.
+// Ping reports whether a connection to the cluster of Config.ConnConfig can be had and answers. It is in no tenant and reads nothing.
 func (db *DB) Ping(ctx context.Context) error {
 	l, err := db.e.acquire(ctx, db.e.nobody)
 	if err != nil {
@@ -35,18 +34,21 @@ func (db *DB) Ping(ctx context.Context) error {
 // engine is what all handles of one DB share.
 type engine struct {
 	cfg    Config
-	lanes  *lanes
-	nobody *load         // of calls that are in no tenant
-	pins   chan struct{} // one element for each Session
+	life   context.Context // ends when the engine is closed
+	home   *server         // where Config.ConnConfig leads
+	nobody *load           // of calls that are in no tenant
+	pins   chan struct{}   // one element for each Session
 	scopes *otter.Cache[tenant.ID, *scope]
 	shared *descriptions // with built-in types only
 	tracer tracer
-	pooled atomic.Bool // a transaction pooler stands in between
+
+	serverMu sync.Mutex
+	servers  map[string]*server // by cluster; guarded by serverMu, nil when closed
 
 	scopeMu sync.Mutex // held while a scope is put among scopes
 
 	fitMu sync.Mutex
-	fit   map[string]bool // logins that were checked; guarded by fitMu
+	fit   map[door]bool // logins that were checked, and where; guarded by fitMu
 
 	closing chan struct{}      // closed when close begins
 	end     context.CancelFunc // ends what runs in the background
@@ -57,7 +59,7 @@ type engine struct {
 func (e *engine) close() {
 	e.ending.Do(func() {
 		close(e.closing)
-		e.lanes.close()
+		e.closeServers()
 		e.end()
 		e.working.Wait()
 		e.scopes.StopAllGoroutines()
@@ -80,8 +82,12 @@ func (e *engine) scopeOf(t *tenant.Tenant) (*scope, error) {
 		return nil, err
 	case ok && old.holdsLike(s):
 		return old, nil
-	case ok && old.load.login == s.load.login:
+	case ok && old.load.door == s.load.door:
 		s.load = old.load
+	default:
+		if err := e.settle(s.load); err != nil {
+			return nil, err
+		}
 	}
 	e.scopes.Set(t.ID, s)
 	return s, nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/maypok86/otter/v2"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
@@ -27,28 +28,30 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		cfg:    cfg,
 		shared: newDescriptions(descriptionsShared),
 		tracer: newTracer(cfg.ConnConfig.Tracer),
-		nobody: &load{},
 		pins:   make(chan struct{}, cfg.MaxSessions),
 
 		closing: make(chan struct{}),
-		fit:     make(map[string]bool),
+		fit:     make(map[door]bool),
+		servers: make(map[string]*server),
 	}
-	e.pooled.Store(cfg.Pooler == PoolerTransaction)
 	var err error
 	e.scopes, err = otter.New(&otter.Options[tenant.ID, *scope]{MaximumSize: maxScopes})
 	if err != nil {
 		return nil, fmt.Errorf("tenantdb: %w", err)
 	}
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	e.end = end
-	e.lanes = newLanes(life, cfg, &e.working, e.dial)
+	e.life, e.end = context.WithCancel(context.WithoutCancel(ctx))
+	e.nobody = &load{door: door{Cluster: cfg.Cluster, Strategy: tenant.SchemaStrategy}}
+	if err := e.settle(e.nobody); err != nil {
+		return nil, err
+	}
+	e.home = e.nobody.server
 	// The first connection is made now, so that Open fails and not the first request.
-	s, err := e.dial(ctx, "")
+	s, err := e.dial(ctx, e.home, e.nobody.door)
 	if err != nil {
 		e.close()
 		return nil, err
 	}
-	e.lanes.adopt(s, e.nobody)
+	e.home.shared.adopt(s, e.nobody)
 	return &DB{Handle{e: e}}, nil
 }
 
@@ -56,16 +59,40 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 // a place in a lane.
 const dialTimeout = 30 * time.Second
 
-// dial opens a connection as the given runtime login and prepares it. The name "" means the default login.
-func (e *engine) dial(ctx context.Context, login string) (*session, error) {
+// dial opens a connection through a door and prepares it. If the server does not take the password, which may just have been
+// changed, it asks for the login once more.
+func (e *engine) dial(ctx context.Context, sv *server, d door) (*session, error) {
+	conn, err := e.connect(ctx, d)
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == codeInvalidPassword && !e.isHome(d) {
+		conn, err = e.connect(ctx, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err = e.prepareSession(ctx, sv, conn); err == nil {
+		err = e.checkLogin(ctx, d, conn)
+	}
+	s := newSession(conn, sv, e.cfg, &e.working)
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// isHome reports whether Config.ConnConfig leads through the door.
+func (e *engine) isHome(d door) bool { return d == e.nobody.door }
+
+// connect opens a connection through a door.
+func (e *engine) connect(ctx context.Context, d door) (*pgx.Conn, error) {
 	cc := e.cfg.ConnConfig
-	if login != "" {
+	if !e.isHome(d) {
 		var err error
-		if cc, err = e.cfg.Login(ctx, login); err == nil && cc == nil {
+		if cc, err = e.cfg.Login(ctx, d); err == nil && cc == nil {
 			err = errors.New("Config.Login returned nothing")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("tenantdb: login %q: %w", login, err)
+			return nil, fmt.Errorf("tenantdb: login %q on cluster %q: %w", d.Login, d.Cluster, err)
 		}
 	}
 	cc = cc.Copy()
@@ -78,17 +105,9 @@ func (e *engine) dial(ctx context.Context, login string) (*session, error) {
 	delete(cc.RuntimeParams, "role")
 	conn, err := pgx.ConnectConfig(ctx, cc)
 	if err != nil {
-		return nil, fmt.Errorf("tenantdb: connect: %w", err)
+		return nil, connectError(ctx, err)
 	}
-	if err = e.prepareSession(ctx, conn); err == nil {
-		err = e.checkLogin(ctx, conn)
-	}
-	s := newSession(conn, e.cfg, &e.working)
-	if err != nil {
-		s.close()
-		return nil, err
-	}
-	return s, nil
+	return conn, nil
 }
 
 // sessionTimeout bounds what is asked of a new connection: while it is made it counts, and nobody else can end it.
@@ -109,7 +128,7 @@ const baseSQL = `SELECT pg_catalog.set_config('search_path', '', false), pg_cata
 	pg_catalog.set_config('extra_float_digits', '1', false)`
 
 // prepareSession runs once for each new connection: it sets the base state, checks the login and finds out about poolers.
-func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
+func (e *engine) prepareSession(ctx context.Context, sv *server, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, sessionTimeout) // pgx bounds the connecting, not this
 	defer cancel()
 	var pid uint32
@@ -127,13 +146,13 @@ func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("tenantdb: the login %q inherits the rights of every tenant role; run: ALTER ROLE %s NOINHERIT",
 			login, pgx.Identifier{login}.Sanitize())
 	}
-	if pid != conn.PgConn().PID() && e.cfg.Pooler == PoolerAuto && !e.pooled.Swap(true) {
+	if pid != conn.PgConn().PID() && e.cfg.Pooler == PoolerAuto && !sv.pooled.Swap(true) {
 		e.cfg.Logger.WarnContext(ctx, "a transaction pooler stands before PostgreSQL: named statements are off",
 			"hint", "set the pooler mode to transaction to say so")
 	}
 	switch {
 	case fit:
-	case e.pooled.Load(): // a setting of the session would stay on a backend that is not ours alone
+	case sv.pooled.Load(): // a setting of the session would stay on a backend that is not ours alone
 		name := pgx.Identifier{login}.Sanitize()
 		return fmt.Errorf("tenantdb: the base search_path of login %q is not empty, or its results have another form than ISO dates, postgres "+
 			"intervals, hex bytea and all digits of floats; run: ALTER ROLE %s SET search_path = ''; ALTER ROLE %[2]s SET datestyle = 'ISO'; "+
@@ -148,10 +167,10 @@ func (e *engine) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // checkLogin asks once for each login what is too dear to ask of each connection.
-func (e *engine) checkLogin(ctx context.Context, conn *pgx.Conn) error {
+func (e *engine) checkLogin(ctx context.Context, d door, conn *pgx.Conn) error {
 	login := conn.Config().User
 	e.fitMu.Lock()
-	fit := e.fit[login]
+	fit := e.fit[d]
 	e.fitMu.Unlock()
 	if fit {
 		return nil
@@ -186,7 +205,10 @@ func (e *engine) checkLogin(ctx context.Context, conn *pgx.Conn) error {
 	if len(e.fit) == 0 {
 		warnOfOldServer(ctx, e.cfg.Logger, version)
 	}
-	e.fit[login] = true
+	if len(e.fit) >= maxScopes { // asking again does no harm
+		clear(e.fit)
+	}
+	e.fit[d] = true
 	return nil
 }
 

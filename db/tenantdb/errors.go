@@ -16,6 +16,9 @@ var (
 	ErrSchemaMissing = fmt.Errorf("%w: its schema does not exist", ErrScope)
 	// ErrBusy reports that no connection became free in time. Nothing was sent; the call may be tried again later.
 	ErrBusy = errors.New("no database connection became free in time")
+	// ErrUnavailable reports that the tenant's server cannot be reached, or takes no connections now. Nothing was sent; other
+	// servers' tenants are not concerned, and the server is tried again once in a second while there are calls.
+	ErrUnavailable = errors.New("the database server is not available")
 	// ErrRefused reports a statement or an option that cannot be held to a tenant, such as SET, LISTEN or the simple
 	// protocol. Nothing was sent.
 	ErrRefused = errors.New("refused inside a tenant")
@@ -25,6 +28,11 @@ var (
 
 // SQLSTATEs that decide something here.
 const (
+	codeInvalidPassword      = "28P01"
+	codeTooManyConnections   = "53300"
+	codeAdminShutdown        = "57P01"
+	codeCrashShutdown        = "57P02"
+	codeCannotConnectNow     = "57P03"
 	codeDivisionByZero       = "22012"
 	codeInvalidSchemaName    = "3F000"
 	codeFeatureNotSupported  = "0A000"

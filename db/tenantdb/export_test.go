@@ -26,16 +26,16 @@ func (db *DB) RawConn(tb testing.TB, fn func(ctx context.Context, conn *pgx.Conn
 }
 
 // Reset closes the connections that are free.
-func (db *DB) Reset() { db.e.lanes.closeIdle(func(*session) bool { return true }) }
+func (db *DB) Reset() { db.e.home.shared.closeIdle(func(*session) bool { return true }) }
 
 // Pooled reports whether db works for a transaction pooler.
-func (db *DB) Pooled() bool { return db.e.pooled.Load() }
+func (db *DB) Pooled() bool { return db.e.home.pooled.Load() }
 
 // SetBrief says below which duration a call is brief.
 func (db *DB) SetBrief(d time.Duration) {
-	db.e.lanes.mu.Lock()
-	defer db.e.lanes.mu.Unlock()
-	db.e.lanes.brief = d
+	db.e.home.shared.mu.Lock()
+	defer db.e.home.shared.mu.Unlock()
+	db.e.home.shared.brief = d
 }
 
 // WarnOfOldServer is what a new connection's server version is given to.

@@ -33,8 +33,7 @@ type lanes struct {
 	// switched is when a connection was last closed for a login that had waited for long. It happens once in switchAfter: else,
 	// where everybody waits that long, all would do nothing but open connections.
 	switched time.Time
-	// turns are the tenants that wait, the one whose turn is next in front.
-	turns []*load
+	turns    turns
 	// patrols says that a goroutine looks after those who wait.
 	patrols bool
 	closed  bool
@@ -50,16 +49,23 @@ type lane struct {
 	stat        LaneStat
 }
 
-// load is what one tenant has and wants. Guarded by lanes.mu, but for login.
+// load is what one tenant has and wants. Guarded by the lock of its pool, but for what comes first, which does not change.
 type load struct {
-	id    tenant.ID
-	login string // "" is the default one
+	id     tenant.ID
+	door   door
+	login  string // the door's; "" is the default one
+	server *server
+	pool   pool
 
 	divided      int // len(lanes.logins) when home and second were chosen
 	home, second *lane
 	held         int
 	pace         time.Duration // how long a lease takes, of late
 	queue        []*waiter
+
+	// Only where the tenant has a database of its own:
+	open    int  // connections that are open or being opened
+	opening bool // one is being opened
 }
 
 func newLanes(ctx context.Context, cfg Config, working *sync.WaitGroup, dial func(context.Context, string) (*session, error)) *lanes {
@@ -102,7 +108,7 @@ func (p *lanes) release(s *session, t *load, reusable bool) {
 func (p *lanes) offer(s *session) {
 	s.idleFor = 0
 	var other *load
-	for i, t := range p.turns {
+	for _, t := range p.turns {
 		if p.closed || t.held >= p.share(t) || !p.suits(s, t) {
 			continue
 		}
@@ -121,11 +127,7 @@ func (p *lanes) offer(s *session) {
 			other = t
 			break
 		}
-		p.turns = slices.Delete(p.turns, i, i+1)
-		p.grant(t, s)
-		if len(t.queue) > 0 {
-			p.turns = append(p.turns, t) // its next turn comes after everybody else's
-		}
+		p.grant(p.turns.serve(t), s)
 		return
 	}
 	if other != nil {
@@ -150,11 +152,9 @@ func (p *lanes) share(t *load) int {
 	return p.cfg.MaxConnsPerTenant
 }
 
-// grant leases s to the call that has waited longest.
-func (p *lanes) grant(t *load, s *session) {
-	w := t.queue[0]
-	t.queue = slices.Delete(t.queue, 0, 1)
-	p.lend(s, t)
+// grant leases s to a call that has waited.
+func (p *lanes) grant(w *waiter, s *session) {
+	p.lend(s, w.load)
 	w.granted <- grant{session: s}
 }
 
@@ -174,10 +174,8 @@ func (p *lanes) serveFrom(t *load, anywhere bool) {
 			p.raise(t, w, anywhere)
 			return
 		}
-		p.grant(t, s)
-		if len(t.queue) == 0 {
-			p.turns = slices.DeleteFunc(p.turns, func(other *load) bool { return other == t })
-		}
+		p.turns.quit(w)
+		p.grant(w, s)
 	}
 }
 

@@ -234,12 +234,12 @@ func TestATenantIsServedByItsOwnLogin(t *testing.T) {
 		tn.Placement.Login = logins[i%3]
 		pgtest.Exec(t, f.url, "REVOKE "+tn.Placement.Role+" FROM "+f.login, "GRANT "+tn.Placement.Role+" TO "+logins[i%3])
 	}
-	login := func(_ context.Context, name string) (*pgx.ConnConfig, error) {
-		if !slices.Contains(logins, name) {
-			return nil, fmt.Errorf("no login %s", name)
+	login := func(_ context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
+		if !slices.Contains(logins, p.Login) {
+			return nil, fmt.Errorf("no login %s", p.Login)
 		}
 		cc := f.connConfig(t)
-		cc.User = name
+		cc.User = p.Login
 		return cc, nil
 	}
 	for _, conns := range []int{1, 2, 3, 8} {
@@ -278,7 +278,7 @@ func TestALoginThatCannotBeHadFailsItsTenantsOnly(t *testing.T) {
 	f := newFleet(t, 2)
 	f.tenants[0].Placement.Login = "somebody_else"
 	ask := errors.New("no such login")
-	db := f.open(t, tenantdb.Config{MaxConns: 2, Login: func(context.Context, string) (*pgx.ConnConfig, error) { return nil, ask }})
+	db := f.open(t, tenantdb.Config{MaxConns: 2, Login: func(context.Context, tenant.Placement) (*pgx.ConnConfig, error) { return nil, ask }})
 	for range 3 {
 		if _, err := db.Exec(f.ctx(t, 0), "SELECT 1"); !errors.Is(err, ask) {
 			t.Errorf("got %v, want the login's error", err)
@@ -326,7 +326,7 @@ func TestAConnectionOutlivesTheCallThatAskedForIt(t *testing.T) {
 	f := newFleet(t, 1)
 	f.tenants[0].Placement.Login = "slow"
 	release := make(chan struct{})
-	db := f.open(t, tenantdb.Config{MaxConns: 1, Login: func(context.Context, string) (*pgx.ConnConfig, error) {
+	db := f.open(t, tenantdb.Config{MaxConns: 1, Login: func(context.Context, tenant.Placement) (*pgx.ConnConfig, error) {
 		<-release
 		return f.connConfig(t), nil
 	}})

@@ -17,7 +17,7 @@ type lease struct {
 
 // acquire takes a free connection for the tenant, waiting for one if it must.
 func (e *engine) acquire(ctx context.Context, t *load) (*lease, error) {
-	s, err := e.lanes.acquire(ctx, t)
+	s, err := t.pool.acquire(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func (l *lease) release(ctx context.Context) {
 		}
 		return
 	}
-	l.once.Do(func() { l.e.lanes.release(l.session, l.load, ctx.Err() == nil && l.idle()) })
+	l.once.Do(func() { l.load.pool.release(l.session, l.load, ctx.Err() == nil && l.idle()) })
 }
 
 // The transaction states that the server reports with ReadyForQuery.

@@ -2,7 +2,6 @@ package tenantdb
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 )
@@ -80,7 +79,7 @@ func (p *lanes) dialFor(l *lane, login string, w *waiter, before *session) {
 		if before != nil {
 			before.close()
 		}
-		s, err := p.dialSafely(ctx, login)
+		s, err := p.dial(ctx, login)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if w != nil {
@@ -90,7 +89,7 @@ func (p *lanes) dialFor(l *lane, login string, w *waiter, before *session) {
 		case err != nil:
 			l.open--
 			l.failed = time.Now()
-			if w != nil && p.unqueue(w) {
+			if w != nil && p.turns.quit(w) {
 				w.granted <- grant{err: err}
 			}
 			p.refill(l)
@@ -104,31 +103,23 @@ func (p *lanes) dialFor(l *lane, login string, w *waiter, before *session) {
 	})
 }
 
-// dialSafely dials for as long as the lanes are open, and no longer than dialTimeout. A panic of Config.Login or of a hook is an
-// error: on this goroutine nobody could recover from it.
-func (p *lanes) dialSafely(ctx context.Context, login string) (s *session, err error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	defer context.AfterFunc(p.ctx, cancel)()
-	defer func() {
-		if v := recover(); v != nil {
-			s, err = nil, fmt.Errorf("tenantdb: panic while a connection was opened: %v", v)
-		}
-	}()
-	return p.dial(ctx, login)
-}
-
 // reap closes connections that have lain idle for too long, or are too old.
 func (p *lanes) reap() {
-	every := max(min(p.cfg.MaxConnIdleTime, p.cfg.MaxConnLifetime)/2, 100*time.Millisecond)
-	tick := time.NewTicker(min(every, time.Minute))
+	reapEvery(p.ctx, min(p.cfg.MaxConnIdleTime, p.cfg.MaxConnLifetime), func(now time.Time) {
+		p.closeIdle(func(s *session) bool { return s.expired(now) || now.Sub(s.idleSince) > p.cfg.MaxConnIdleTime })
+	})
+}
+
+// reapEvery calls reap twice in the given time, but not more often than ten times a second nor less often than once a minute.
+func reapEvery(ctx context.Context, d time.Duration, reap func(now time.Time)) {
+	tick := time.NewTicker(min(max(d/2, 100*time.Millisecond), time.Minute))
 	defer tick.Stop()
 	for {
 		select {
-		case <-p.ctx.Done():
+		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			p.closeIdle(func(s *session) bool { return s.expired(now) || now.Sub(s.idleSince) > p.cfg.MaxConnIdleTime })
+			reap(now)
 		}
 	}
 }
@@ -152,13 +143,7 @@ func (p *lanes) closeIdle(due func(*session) bool) {
 func (p *lanes) close() {
 	p.mu.Lock()
 	p.closed = true
-	for _, t := range p.turns {
-		for _, w := range t.queue {
-			w.granted <- grant{err: ErrClosed}
-		}
-		t.queue = nil
-	}
-	p.turns = nil
+	p.turns.dismiss()
 	p.mu.Unlock()
 	p.closeIdle(func(*session) bool { return true })
 	p.leased.Wait()

@@ -33,16 +33,16 @@ func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := h.e
-	if err := e.sessions(); err != nil {
+	e, server := h.e, s.load.server
+	if err := server.sessions(); err != nil {
 		return nil, err
 	}
 	if err := e.pin(ctx); err != nil {
 		return nil, err
 	}
-	conn, err := e.lanes.dialSafely(ctx, s.load.login)
+	conn, err := e.dialSafely(ctx, server, s.load.door)
 	if err == nil {
-		if err = e.sessions(); err != nil { // a pooler was found just now
+		if err = server.sessions(); err != nil { // a pooler was found just now
 			conn.close()
 		}
 	}
@@ -54,8 +54,8 @@ func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 }
 
 // sessions returns an error where there are none.
-func (e *engine) sessions() error {
-	if e.pooled.Load() {
+func (sv *server) sessions() error {
+	if sv.pooled.Load() {
 		return fmt.Errorf("%w: Acquire: a transaction pooler stands before PostgreSQL, and what lives in a session (LISTEN, session "+
 			"advisory locks, SET, temporary tables) is lost behind it; connect directly for that", ErrRefused)
 	}
@@ -77,7 +77,7 @@ func becauseOf(ctx context.Context, err error) error {
 
 // pin waits for the right to open a session.
 func (e *engine) pin(ctx context.Context) error {
-	if err := e.lanes.pin(); err != nil {
+	if err := e.home.shared.pin(); err != nil {
 		return err
 	}
 	timer := time.NewTimer(e.cfg.AcquireTimeout)
@@ -93,13 +93,13 @@ func (e *engine) pin(ctx context.Context) error {
 	case <-ctx.Done():
 		err = fmt.Errorf("%w: all %d sessions are in use: %w", ErrBusy, cap(e.pins), context.Cause(ctx))
 	}
-	e.lanes.leased.Done()
+	e.home.shared.leased.Done()
 	return err
 }
 
 func (e *engine) unpin() {
 	<-e.pins
-	e.lanes.leased.Done()
+	e.home.shared.leased.Done()
 }
 
 // Release closes the session: its locks are freed, its temporary tables dropped, a transaction that is open is rolled back. It

@@ -253,7 +253,7 @@ func TestAnAcquireThatRunsOutOfTimeSaysSo(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
 	f.tenants[0].Placement.Login = "slow"
-	db := f.open(t, tenantdb.Config{Login: func(ctx context.Context, _ string) (*pgx.ConnConfig, error) {
+	db := f.open(t, tenantdb.Config{Login: func(ctx context.Context, _ tenant.Placement) (*pgx.ConnConfig, error) {
 		<-ctx.Done()
 		return nil, os.ErrDeadlineExceeded
 	}})

@@ -18,7 +18,7 @@ import (
 )
 
 // secondLogin makes another runtime login that serves the given tenants, and returns a Config.Login that knows it.
-func (f *fleet) secondLogin(t *testing.T, served ...int) func(context.Context, string) (*pgx.ConnConfig, error) {
+func (f *fleet) secondLogin(t *testing.T, served ...int) func(context.Context, tenant.Placement) (*pgx.ConnConfig, error) {
 	t.Helper()
 	login := f.login + "_b"
 	f.logins = []string{login}
@@ -29,9 +29,9 @@ func (f *fleet) secondLogin(t *testing.T, served ...int) func(context.Context, s
 	}
 	cc := f.connConfig(t)
 	cc.User = login
-	return func(_ context.Context, name string) (*pgx.ConnConfig, error) {
-		if name != login {
-			return nil, fmt.Errorf("no login %s", name)
+	return func(_ context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
+		if p.Login != login {
+			return nil, fmt.Errorf("no login %s", p.Login)
 		}
 		return cc, nil
 	}
@@ -197,9 +197,9 @@ func TestOneCallThatWaitsReplacesOneConnectionOfAnotherLogin(t *testing.T) {
 	f := newFleet(t, 2)
 	login := f.secondLogin(t, 1)
 	gate := make(chan struct{})
-	db := f.open(t, tenantdb.Config{MaxConns: 4, Lanes: 1, MaxConnsPerTenant: 4, Login: func(ctx context.Context, name string) (*pgx.ConnConfig, error) {
+	db := f.open(t, tenantdb.Config{MaxConns: 4, Lanes: 1, MaxConnsPerTenant: 4, Login: func(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
 		<-gate
-		return login(ctx, name)
+		return login(ctx, p)
 	}})
 	var txs []pgx.Tx
 	for range 4 {
@@ -336,9 +336,9 @@ func TestABatchsErrorComesInItsPlace(t *testing.T) {
 
 func TestALoginThatPanicsOrReturnsNothingIsAnError(t *testing.T) {
 	t.Parallel()
-	for name, login := range map[string]func(context.Context, string) (*pgx.ConnConfig, error){
-		"panics":          func(context.Context, string) (*pgx.ConnConfig, error) { panic("boom") },
-		"returns nothing": func(context.Context, string) (*pgx.ConnConfig, error) { return nil, nil },
+	for name, login := range map[string]func(context.Context, tenant.Placement) (*pgx.ConnConfig, error){
+		"panics":          func(context.Context, tenant.Placement) (*pgx.ConnConfig, error) { panic("boom") },
+		"returns nothing": func(context.Context, tenant.Placement) (*pgx.ConnConfig, error) { return nil, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -367,11 +367,11 @@ func TestALoginThatCallsAskForHasADeadline(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
 	login := f.secondLogin(t, 0)
-	db := f.open(t, tenantdb.Config{MaxConns: 1, Login: func(ctx context.Context, name string) (*pgx.ConnConfig, error) {
+	db := f.open(t, tenantdb.Config{MaxConns: 1, Login: func(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
 		if _, ok := ctx.Deadline(); !ok {
 			t.Error("Config.Login was called without a deadline")
 		}
-		return login(ctx, name)
+		return login(ctx, p)
 	}})
 	mustOwn(t, f.ctx(t, 0), db, f.tenants[0])
 }

@@ -26,6 +26,79 @@ type grant struct {
 	err     error
 }
 
+func newWaiter(ctx context.Context, t *load) *waiter {
+	return &waiter{ctx: ctx, load: t, since: time.Now(), granted: make(chan grant, 1)}
+}
+
+// turns are the tenants that wait, each with its queue, the one whose turn is next in front.
+type turns []*load
+
+// join puts a call at the end of its tenant's queue.
+func (ts *turns) join(w *waiter) {
+	t := w.load
+	t.queue = append(t.queue, w)
+	if len(t.queue) == 1 {
+		*ts = append(*ts, t)
+	}
+}
+
+// quit takes a call out of its tenant's queue, and reports whether it was still there.
+func (ts *turns) quit(w *waiter) bool {
+	t := w.load
+	i := slices.Index(t.queue, w)
+	if i < 0 {
+		return false
+	}
+	t.queue = slices.Delete(t.queue, i, i+1)
+	if len(t.queue) == 0 {
+		*ts = slices.DeleteFunc(*ts, func(other *load) bool { return other == t })
+	}
+	return true
+}
+
+// serve takes the call out that has waited longest of the tenant's. The tenant's next turn comes after everybody else's.
+func (ts *turns) serve(t *load) *waiter {
+	w := t.queue[0]
+	ts.quit(w)
+	if len(t.queue) > 0 {
+		ts.putLast(t)
+	}
+	return w
+}
+
+// putLast moves a tenant to the end.
+func (ts *turns) putLast(t *load) {
+	*ts = append(slices.DeleteFunc(*ts, func(other *load) bool { return other == t }), t)
+}
+
+// first returns the tenant in front of those for whom ok holds, or nil.
+func (ts turns) first(ok func(*load) bool) *load {
+	if i := slices.IndexFunc(ts, ok); i >= 0 {
+		return ts[i]
+	}
+	return nil
+}
+
+// waiting counts the calls.
+func (ts turns) waiting() int {
+	n := 0
+	for _, t := range ts {
+		n += len(t.queue)
+	}
+	return n
+}
+
+// dismiss turns away all who wait.
+func (ts *turns) dismiss() {
+	for _, t := range *ts {
+		for _, w := range t.queue {
+			w.granted <- grant{err: ErrClosed}
+		}
+		t.queue = nil
+	}
+	*ts = nil
+}
+
 // acquire takes a connection for the tenant, waiting for one if it must.
 func (p *lanes) acquire(ctx context.Context, t *load) (*session, error) {
 	if err := ctx.Err(); err != nil {
@@ -63,12 +136,9 @@ func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 			return s, nil, nil
 		}
 	}
-	w := &waiter{ctx: ctx, load: t, since: time.Now(), granted: make(chan grant, 1)}
+	w := newWaiter(ctx, t)
 	t.home.stat.Waits++
-	t.queue = append(t.queue, w)
-	if len(t.queue) == 1 {
-		p.turns = append(p.turns, t)
-	}
+	p.turns.join(w)
 	if !p.patrols {
 		p.patrols = true
 		p.working.Go(p.patrol)
@@ -100,7 +170,7 @@ func (p *lanes) withdraw(w *waiter) (why string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	why = p.shortage(w.load)
-	return why, p.unqueue(w)
+	return why, p.turns.quit(w)
 }
 
 // shortage says why a tenant's calls wait.
@@ -139,7 +209,7 @@ func (p *lanes) lookAfter(now time.Time) (done bool) {
 		for len(t.queue) > 0 && now.Sub(t.queue[0].since) >= p.cfg.AcquireTimeout {
 			w := t.queue[0]
 			err := fmt.Errorf("%w: waited %s, %s", ErrBusy, p.cfg.AcquireTimeout, p.shortage(t))
-			p.unqueue(w)
+			p.turns.quit(w)
 			w.granted <- grant{err: err}
 		}
 		if len(t.queue) == 0 || now.Sub(t.queue[0].since) < roamAfter || t.held >= p.cfg.MaxConnsPerTenant {
@@ -153,18 +223,4 @@ func (p *lanes) lookAfter(now time.Time) (done bool) {
 	}
 	p.patrols = len(p.turns) > 0
 	return !p.patrols
-}
-
-// unqueue reports whether the call was still in the queue.
-func (p *lanes) unqueue(w *waiter) bool {
-	t := w.load
-	i := slices.Index(t.queue, w)
-	if i < 0 {
-		return false
-	}
-	t.queue = slices.Delete(t.queue, i, i+1)
-	if len(t.queue) == 0 {
-		p.turns = slices.DeleteFunc(p.turns, func(other *load) bool { return other == t })
-	}
-	return true
 }

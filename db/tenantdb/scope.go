@@ -57,17 +57,14 @@ func newScope(t *tenant.Tenant, cfg Config) (*scope, error) {
 	}
 	// pg_temp is named so that it comes last: a temporary table must not stand in front of a tenant's own.
 	path += ", pg_temp"
-	login := t.Placement.Login
-	if login == cfg.ConnConfig.User {
-		login = ""
-	}
+	d := doorOf(t.Placement, cfg)
 	s := &scope{
 		tenant: t, name: scopeName, sql: scopeSQL,
 		oids: []uint32{pgtype.TextOID, regnamespaceOID, pgtype.TextOID},
 		args: [][]byte{[]byte(path), []byte(schema), []byte(t.Placement.Role)},
 		beginSQL: fmt.Sprintf("; SELECT '%s'::pg_catalog.regnamespace, pg_catalog.set_config('search_path', '%s', true), "+
 			"pg_catalog.set_config('role', '%s', true)", schema, path, t.Placement.Role),
-		load: &load{id: t.ID, login: login},
+		load: &load{id: t.ID, door: d, login: d.Login},
 		own:  newDescriptions(descriptionsPerTenant),
 	}
 	if cfg.Settings == nil {

@@ -27,7 +27,9 @@ type session struct {
 	// working counts goroutines; it is the engine's.
 	working *sync.WaitGroup
 
-	// What follows is the lanes', and guarded by their lock.
+	server *server
+
+	// What follows is the pool's, and guarded by its lock.
 	lane      *lane
 	login     string // "" is the default one
 	expires   time.Time
@@ -35,6 +37,10 @@ type session struct {
 	idleFor   time.Duration // before it was leased
 	lent      time.Time     // when the lease began
 	tenants   map[tenant.ID]struct{}
+	// Only where the tenant has a database of its own:
+	door  door
+	owner *load     // whose count of connections it is in
+	since time.Time // when it was opened, or last free
 
 	// What follows belongs to the lease.
 
@@ -79,11 +85,11 @@ type statement struct {
 	fields []pgconn.FieldDescription
 }
 
-func newSession(conn *pgx.Conn, cfg Config, working *sync.WaitGroup) *session {
+func newSession(conn *pgx.Conn, sv *server, cfg Config, working *sync.WaitGroup) *session {
 	pg := conn.PgConn()
 	life := cfg.MaxConnLifetime + rand.N(cfg.MaxConnLifetime/10+1) // so that not all of them end together
 	s := &session{
-		conn: conn, pg: pg, fe: pg.Frontend(), working: working, reads: newReadMap(),
+		conn: conn, pg: pg, fe: pg.Frontend(), server: sv, working: working, reads: newReadMap(),
 		expires: time.Now().Add(life), tenants: make(map[tenant.ID]struct{}), scopes: make(map[string]bool),
 		watcher: ctxwatch.NewContextWatcher(conn.Config().BuildContextWatcherHandler(pg)),
 	}

@@ -1,6 +1,12 @@
 package tenantdb
 
-// Stat are numbers of connections, of all lanes together and of each. They are of one moment.
+import (
+	"maps"
+	"slices"
+)
+
+// Stat are numbers of connections. They are of one moment. What comes first is about the lanes of the cluster that Config.ConnConfig
+// leads to, of all together and of each.
 type Stat struct {
 	Max     int   // that may be open at once
 	Open    int   // that are open, or being opened
@@ -10,6 +16,26 @@ type Stat struct {
 	// Sessions are open through Acquire, and not among the others.
 	Sessions int
 	Lanes    []LaneStat
+	// Clusters are all clusters that were in use, by name.
+	Clusters []ClusterStat
+}
+
+// ClusterStat are the numbers of one cluster.
+type ClusterStat struct {
+	Name      string
+	Shared    PoolStat // connections to the database that its tenants share
+	Databases PoolStat // connections to the databases of tenants' own, all together
+}
+
+// PoolStat are the numbers of connections that stand under one budget.
+type PoolStat struct {
+	Max     int   // that may be open at once
+	Open    int   // that are open, or being opened
+	InUse   int   // that are leased
+	Waiting int   // calls that wait for one
+	Leases  int64 // how often one was leased
+	Created int64 // that were ever opened
+	Evicted int64 // of those, closed to make room for another tenant's
 }
 
 // LaneStat are the numbers of one lane.
@@ -29,9 +55,24 @@ type LaneStat struct {
 
 // Stat says how the connections are used at this moment.
 func (db *DB) Stat() Stat {
-	st := db.e.lanes.report()
+	st := db.e.home.shared.report()
 	st.Sessions = len(db.e.pins)
+	db.e.serverMu.Lock()
+	defer db.e.serverMu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(db.e.servers)) {
+		sv := db.e.servers[name]
+		st.Clusters = append(st.Clusters, ClusterStat{Name: name, Shared: sv.shared.report().total(), Databases: sv.private.report()})
+	}
 	return st
+}
+
+// total sums up the lanes.
+func (st Stat) total() PoolStat {
+	total := PoolStat{Max: st.Max, Open: st.Open, InUse: st.InUse, Waiting: st.Waiting, Created: st.Created}
+	for _, l := range st.Lanes {
+		total.Leases += l.Leases
+	}
+	return total
 }
 
 func (p *lanes) report() Stat {
@@ -50,8 +91,6 @@ func (p *lanes) report() Stat {
 		st.InUse += ls.InUse
 		st.Created += ls.Opened
 	}
-	for _, t := range p.turns {
-		st.Waiting += len(t.queue)
-	}
+	st.Waiting = p.turns.waiting()
 	return st
 }

@@ -202,8 +202,8 @@ func (s *site) pool(ctx context.Context, way string, prepare func(context.Contex
 func (s *site) leasehold(ctx context.Context) (*tenantdb.DB, error) {
 	cfg := s.ours
 	cfg.ConnConfig, cfg.MaxConns = s.route(s.fleet.Runtime(), wayLeasehold), s.conns
-	cfg.Login = func(ctx context.Context, name string) (*pgx.ConnConfig, error) {
-		cc, err := s.fleet.Login(ctx, name)
+	cfg.Login = func(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
+		cc, err := s.fleet.Login(ctx, p)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@
 //   - Every tenant has an enum of its own, of the same name as everybody's, with one label that nobody else has.
 //   - The runtime logins are what tenantdb.Open demands: NOINHERIT, an empty search_path, no rights of their own.
 //   - Nothing is shared between two fleets of one database or one server: names are made of new random ids.
+//   - A tenant with a database of its own has a login of its own, which can connect nowhere else.
 //   - After an error of [Build] nothing is left, as long as the server can still be reached.
 //
 // # Not guaranteed

@@ -32,6 +32,8 @@ type Config struct {
 	// TenantsPerLogin is how many tenants' roles one runtime login is a member of. Defaults to all of them, so that there is one
 	// login.
 	TenantsPerLogin int
+	// OwnDatabases is how many of the tenants, the last ones, have a database of their own. Defaults to none.
+	OwnDatabases int
 	// Conns is how many connections build at once. Defaults to 2 for each CPU.
 	Conns int
 }
@@ -58,6 +60,8 @@ func (c Config) validate() error {
 		return errors.New("fleet: AdminURL is missing")
 	case c.Tenants < 1:
 		return fmt.Errorf("fleet: Tenants is %d; want at least 1", c.Tenants)
+	case c.OwnDatabases < 0 || c.OwnDatabases > c.Tenants:
+		return fmt.Errorf("fleet: OwnDatabases is %d; want 0 to %d, the number of tenants", c.OwnDatabases, c.Tenants)
 	case c.Tables < 1, c.Rows < 1, c.TenantsPerLogin < 1, c.Conns < 1:
 		return fmt.Errorf("fleet: Tables is %d, Rows %d, TenantsPerLogin %d, Conns %d; want at least 1 of each",
 			c.Tables, c.Rows, c.TenantsPerLogin, c.Conns)
@@ -79,7 +83,8 @@ type Fleet struct {
 	Tables, Rows int
 
 	admin  *pgx.ConnConfig
-	logins []string // the first one is the default
+	logins []string         // the first one is the default
+	shared []*tenant.Tenant // those of Tenants that have no database of their own
 }
 
 // Build builds the tenants: each, or a few of the smallest, in one transaction of its own, over several connections.
@@ -106,8 +111,12 @@ func Build(ctx context.Context, cfg Config) (*Fleet, error) {
 		if n > 0 {
 			tn.Placement.Login = f.logins[n]
 		}
+		if i >= cfg.Tenants-cfg.OwnDatabases {
+			tn.Placement = tn.Placement.OwnDatabase(tn.Slug, tenant.DefaultCluster)
+		}
 		f.Tenants = append(f.Tenants, tn)
 	}
+	f.shared = f.Tenants[:cfg.Tenants-cfg.OwnDatabases]
 	if err := f.build(ctx, cfg.Conns); err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
@@ -136,10 +145,18 @@ func newTenant(i int, database string) (*tenant.Tenant, error) {
 }
 
 func (f *Fleet) build(ctx context.Context, conns int) error {
-	if err := f.run(ctx, f.Tenants[:1], func([]*tenant.Tenant) string { return f.preludeSQL() }); err != nil {
+	if err := f.run(ctx, f.admin, f.Tenants[:1], func([]*tenant.Tenant) string { return f.preludeSQL() }); err != nil {
 		return err
 	}
-	return f.inParallel(ctx, conns, f.tenantSQL)
+	if err := f.inParallel(ctx, conns, f.tenantSQL); err != nil {
+		return err
+	}
+	for _, tn := range f.Tenants[len(f.shared):] { // one at a time: each copies the template
+		if err := f.buildDatabase(ctx, tn); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const (
@@ -155,15 +172,15 @@ const (
 func (f *Fleet) inParallel(ctx context.Context, conns int, sql func([]*tenant.Tenant) string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(conns)
-	for chunk := range slices.Chunk(f.Tenants, max(1, chunkTables/f.Tables)) {
-		g.Go(func() error { return f.run(ctx, chunk, sql) })
+	for chunk := range slices.Chunk(f.shared, max(1, chunkTables/f.Tables)) {
+		g.Go(func() error { return f.run(ctx, f.admin, chunk, sql) })
 	}
 	return g.Wait()
 }
 
 // run runs the SQL for some tenants on one connection, in transactions of a bounded size.
-func (f *Fleet) run(ctx context.Context, tenants []*tenant.Tenant, sql func([]*tenant.Tenant) string) (err error) {
-	conn, err := pgx.ConnectConfig(ctx, f.admin.Copy())
+func (f *Fleet) run(ctx context.Context, admin *pgx.ConnConfig, tenants []*tenant.Tenant, sql func([]*tenant.Tenant) string) (err error) {
+	conn, err := pgx.ConnectConfig(ctx, admin.Copy())
 	if err != nil {
 		return err
 	}
@@ -183,7 +200,12 @@ func (f *Fleet) Drop(ctx context.Context) error {
 	if err := f.inParallel(ctx, 2, f.dropSQL); err != nil {
 		return fmt.Errorf("fleet: drop: %w", err)
 	}
-	if err := f.run(ctx, f.Tenants[:1], func([]*tenant.Tenant) string { return f.dropLoginsSQL() }); err != nil {
+	for _, tn := range f.Tenants[len(f.shared):] {
+		if err := f.dropDatabase(ctx, tn); err != nil {
+			return fmt.Errorf("fleet: drop: %w", err)
+		}
+	}
+	if err := f.run(ctx, f.admin, f.Tenants[:1], func([]*tenant.Tenant) string { return f.dropLoginsSQL() }); err != nil {
 		return fmt.Errorf("fleet: drop: %w", err)
 	}
 	return nil
@@ -195,16 +217,20 @@ func (f *Fleet) Admin() *pgx.ConnConfig { return f.admin.Copy() }
 // Runtime returns how the default runtime login connects. The caller may change it.
 func (f *Fleet) Runtime() *pgx.ConnConfig { return f.as(f.logins[0]) }
 
-// Login returns how a runtime login connects, by its name in a tenant's placement; "" means the default one. The caller may
-// change it.
-func (f *Fleet) Login(_ context.Context, name string) (*pgx.ConnConfig, error) {
+// Login returns how to connect for a tenant, by the names in its placement: as a runtime login, "" meaning the default one, or to the
+// tenant's own database. The caller may change it.
+func (f *Fleet) Login(_ context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
 	switch {
-	case name == "":
+	case p.Strategy == tenant.DatabaseStrategy:
+		cc := f.as(p.Login)
+		cc.Database = p.Database
+		return cc, nil
+	case p.Login == "":
 		return f.Runtime(), nil
-	case slices.Contains(f.logins, name):
-		return f.as(name), nil
+	case slices.Contains(f.logins, p.Login):
+		return f.as(p.Login), nil
 	}
-	return nil, fmt.Errorf("fleet: no runtime login %q", name)
+	return nil, fmt.Errorf("fleet: no runtime login %q", p.Login)
 }
 
 func (f *Fleet) as(login string) *pgx.ConnConfig {

@@ -27,7 +27,7 @@ func left(t *testing.T, f *fleet.Fleet) [2]int {
 	t.Helper()
 	roles, schemas := []string{}, []string{}
 	for _, tn := range f.Tenants {
-		if cc, err := f.Login(t.Context(), tn.Placement.Login); err != nil {
+		if cc, err := f.Login(t.Context(), tn.Placement); err != nil {
 			t.Fatal(err)
 		} else if !slices.Contains(roles, cc.User) {
 			roles = append(roles, cc.User)
@@ -134,7 +134,7 @@ func TestTenantsPerLogin(t *testing.T) {
 	}
 	logins := map[string]int{}
 	for _, tn := range f.Tenants {
-		cc, err := f.Login(t.Context(), tn.Placement.Login)
+		cc, err := f.Login(t.Context(), tn.Placement)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +153,7 @@ func TestTenantsPerLogin(t *testing.T) {
 	if len(logins) != 3 || logins[f.Runtime().User] != 2 {
 		t.Errorf("got tenants by login %v, want 2, 2 and 1, of which the default login has 2", logins)
 	}
-	if _, err := f.Login(t.Context(), f.Admin().User); err == nil {
+	if _, err := f.Login(t.Context(), tenant.Placement{Login: f.Admin().User}); err == nil {
 		t.Error("the administrator's login is given out as a runtime login")
 	}
 	if err := f.Drop(t.Context()); err != nil {

@@ -57,7 +57,7 @@ func (d tenantDoor) inUse() int { return d.Stat().InUse }
 
 // openTenantDB opens the door to a site.
 func openTenantDB(ctx context.Context, s *site) (door, error) {
-	cc, err := s.login(ctx, "")
+	cc, err := s.login(ctx, tenant.Placement{})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/internal/fleet"
 )
 
@@ -30,9 +31,9 @@ func newSite(f *fleet.Fleet, cfg config) *site {
 	return &site{fleet: f, logins: slices.Sorted(maps.Keys(logins)), conns: cfg.Conns, pooled: cfg.Pooler}
 }
 
-// login returns how a runtime login connects, by its name in a tenant's placement.
-func (s *site) login(ctx context.Context, name string) (*pgx.ConnConfig, error) {
-	cc, err := s.fleet.Login(ctx, name)
+// login returns how to connect for a tenant.
+func (s *site) login(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
+	cc, err := s.fleet.Login(ctx, p)
 	if err == nil && s.pooler != 0 {
 		cc.Port = s.pooler
 	}
