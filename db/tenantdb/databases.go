@@ -2,6 +2,7 @@ package tenantdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -192,8 +193,7 @@ func (p *databases) replace(s *session, t *load) {
 	p.dialFor(t, s)
 }
 
-// dialFor opens a connection for a tenant that has its place in the budget already, having closed the one that had it before. Its
-// error is that of all calls of the tenant that wait: each would meet the same one.
+// dialFor opens a connection for a tenant that has its place in the budget already, having closed the one that had it before.
 func (p *databases) dialFor(t *load, before *session) {
 	t.opening = true
 	t.open++
@@ -213,11 +213,7 @@ func (p *databases) dialFor(t *load, before *session) {
 		if err != nil {
 			t.open--
 			p.open--
-			for len(t.queue) > 0 {
-				w := t.queue[0]
-				p.turns.quit(w)
-				w.granted <- grant{err: err}
-			}
+			p.fail(t, err)
 			p.serve()
 			return
 		}
@@ -229,6 +225,20 @@ func (p *databases) dialFor(t *load, before *session) {
 		p.offer(s)
 		p.serve()
 	})
+}
+
+// fail tells the tenant's calls why there is no connection: all of them if each would meet the same error, or the one that has
+// waited longest if somebody has ended the connection while it was made.
+func (p *databases) fail(t *load, err error) {
+	one := errors.Is(err, ErrUnavailable) && !isOutage(err)
+	for len(t.queue) > 0 {
+		w := t.queue[0]
+		p.turns.quit(w)
+		w.granted <- grant{err: err}
+		if one {
+			return
+		}
+	}
 }
 
 // release ends a lease. A connection that is not reusable is closed, as is one that is too old.

@@ -72,6 +72,9 @@ func (e *engine) dial(ctx context.Context, sv *server, d door) (*session, error)
 	if err = e.prepareSession(ctx, sv, conn); err == nil {
 		err = e.checkLogin(ctx, d, conn)
 	}
+	if err != nil && conn.IsClosed() {
+		err = connectError(err)
+	}
 	s := newSession(conn, sv, e.cfg, &e.working)
 	if err != nil {
 		s.close()
@@ -105,7 +108,7 @@ func (e *engine) connect(ctx context.Context, d door) (*pgx.Conn, error) {
 	delete(cc.RuntimeParams, "role")
 	conn, err := pgx.ConnectConfig(ctx, cc)
 	if err != nil {
-		return nil, connectError(ctx, err)
+		return nil, fmt.Errorf("tenantdb: %w", connectError(err))
 	}
 	return conn, nil
 }

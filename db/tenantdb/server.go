@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,8 +101,8 @@ func (e *engine) closeServers() {
 
 // dialSafely dials for as long as the engine is open, and no longer than dialTimeout. A panic of Config.Login or of a hook is an
 // error: in the background nobody could recover from it. While the server does not answer, one call at a time tries it.
-func (e *engine) dialSafely(ctx context.Context, sv *server, d door) (s *session, err error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+func (e *engine) dialSafely(caller context.Context, sv *server, d door) (s *session, err error) {
+	ctx, cancel := context.WithTimeout(caller, dialTimeout)
 	defer cancel()
 	defer context.AfterFunc(e.life, cancel)()
 	if err := sv.outage.enter(); err != nil {
@@ -111,9 +112,15 @@ func (e *engine) dialSafely(ctx context.Context, sv *server, d door) (s *session
 		if v := recover(); v != nil {
 			s, err = nil, fmt.Errorf("tenantdb: panic while a connection was opened: %v", v)
 		}
-		sv.outage.leave(err)
+		sv.outage.leave(err, over(caller) || e.life.Err() != nil)
 	}()
 	return e.dial(ctx, sv, d)
+}
+
+// over reports whether a context has ended. The network has a clock of its own for the deadline, and may be ahead of the context.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // retryAfter is how long a server that did not answer is left alone.
@@ -142,32 +149,43 @@ func (o *outage) enter() error {
 	return nil
 }
 
-// leave notes how an attempt ended.
-func (o *outage) leave(err error) {
+// leave notes how an attempt ended. One that its caller has given up says nothing about the server.
+func (o *outage) leave(err error, givenUp bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.trying = false
 	switch {
 	case err == nil:
 		o.err = nil
-	case errors.Is(err, ErrUnavailable):
+	case !givenUp && isOutage(err):
 		o.err, o.after = err, time.Now().Add(retryAfter)
 	}
 }
 
-// connectError dresses an error of connecting: a server that says nothing, or that it takes no connections now, is unavailable; any
-// other answer is about the login or the database. That the caller has given up says nothing about the server.
-func connectError(ctx context.Context, err error) error {
-	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("tenantdb: connect: %w", err)
+// isOutage reports whether nobody answers at the server's address, or it says that it is not open yet. A connection that is lost
+// while it is made is no outage: somebody may have ended it.
+func isOutage(err error) bool {
+	if !errors.Is(err, ErrUnavailable) {
+		return false
 	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code == codeCannotConnectNow
+	}
+	var netErr *net.OpError
+	return errors.As(err, &netErr) && netErr.Op == "dial" || errors.Is(err, context.DeadlineExceeded)
+}
+
+// connectError dresses an error of connecting: a server that says nothing, or that it takes no connections now, is unavailable; any
+// other answer is about the login or the database.
+func connectError(err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
 		case codeCannotConnectNow, codeAdminShutdown, codeCrashShutdown, codeTooManyConnections:
 		default:
-			return fmt.Errorf("tenantdb: connect: %w", err)
+			return fmt.Errorf("connect: %w", err)
 		}
 	}
-	return fmt.Errorf("tenantdb: connect: %w: %w", ErrUnavailable, err)
+	return fmt.Errorf("connect: %w: %w", ErrUnavailable, err)
 }

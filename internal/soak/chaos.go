@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
 // unleash starts the landlord and the killer. stop ends them, and brings back what the landlord has hidden.
@@ -36,6 +38,7 @@ func (s *soak) unleash(ctx context.Context) (stop func() deeds, err error) {
 		close(quit)
 		wg.Wait()
 		in.close()
+		l.did.kills = k.sent
 		return l.did
 	}, nil
 }
@@ -56,17 +59,22 @@ func (s *soak) follow(ctx context.Context, quit <-chan struct{}, b *beat, who st
 	}
 }
 
-// superuser opens a connection that does not share the fate of the others.
+// superuser opens a connection that does not share the fate of the others, to the database that tenants share.
 func (s *soak) superuser(ctx context.Context) (*pgx.Conn, error) {
+	return s.superuserOf(ctx, s.site.fleet.Admin().Database)
+}
+
+func (s *soak) superuserOf(ctx context.Context, database string) (*pgx.Conn, error) {
 	cc := s.site.fleet.Admin()
+	cc.Database = database
 	cc.DefaultQueryExecMode = pgx.QueryExecModeExec // each schema's statements are others
 	return pgx.ConnectConfig(ctx, cc)
 }
 
 // allowTemporary lets some tenants make temporary tables, which none may at first. All would be too many for one list of rights.
 func (s *soak) allowTemporary(ctx context.Context, conn *pgx.Conn) error {
-	database := pgx.Identifier{conn.Config().Database}.Sanitize()
 	for _, h := range s.hot {
+		database := pgx.Identifier{h.Placement.Database}.Sanitize()
 		if _, err := conn.Exec(ctx, "GRANT TEMPORARY ON DATABASE "+database+" TO "+h.Placement.Role); err != nil {
 			return err
 		}
@@ -104,7 +112,7 @@ func (k *killer) strike(ctx context.Context) error {
 		return nil
 	}
 	tag, err := k.in.conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE datname = $1 AND usename = ANY($2) ORDER BY random() LIMIT $3`, k.in.database, k.site.logins, min(victims, 2))
+		WHERE datname = ANY($1) AND usename = ANY($2) ORDER BY random() LIMIT $3`, k.site.databases, k.site.logins, min(victims, 2))
 	k.sent += tag.RowsAffected()
 	return err
 }
@@ -121,8 +129,8 @@ type landlord struct {
 	did  deeds
 }
 
-// deeds are what the landlord has done.
-type deeds struct{ drifts, renames, drops, retired int64 }
+// deeds are what the landlord and the killer have done.
+type deeds struct{ drifts, renames, drops, retired, kills int64 }
 
 type absence struct {
 	house  *house
@@ -212,10 +220,25 @@ func (l *landlord) bringBack(ctx context.Context) error {
 // patience is how long the landlord waits for a lock, in PostgreSQL's words.
 const patience = "SET LOCAL lock_timeout = '2s'; "
 
+// visit calls do with a connection to the house's database.
+func (s *soak) visit(ctx context.Context, h *house, shared *pgx.Conn, do func(conn *pgx.Conn) error) error {
+	if h.Placement.Strategy == tenant.SchemaStrategy {
+		return do(shared)
+	}
+	conn, err := s.superuserOf(ctx, h.Placement.Database)
+	if err != nil {
+		return err
+	}
+	err = do(conn)
+	return errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+}
+
 // exec runs several statements in one transaction.
-func (l *landlord) exec(ctx context.Context, sql string) error {
-	_, err := l.conn.PgConn().Exec(ctx, patience+sql).ReadAll()
-	return err
+func (l *landlord) exec(ctx context.Context, h *house, sql string) error {
+	return l.visit(ctx, h, l.conn, func(conn *pgx.Conn) error {
+		_, err := conn.PgConn().Exec(ctx, patience+sql).ReadAll()
+		return err
+	})
 }
 
 // drift changes the type of a column to bigint, and the next time back.
@@ -224,7 +247,7 @@ func (l *landlord) drift(ctx context.Context, h *house) error {
 	if l.wide[h] {
 		to = "int"
 	}
-	err := l.exec(ctx, "ALTER TABLE "+h.Placement.Schema+".items ALTER qty TYPE "+to)
+	err := l.exec(ctx, h, "ALTER TABLE "+h.Placement.Schema+".items ALTER qty TYPE "+to)
 	if err == nil {
 		l.wide[h] = !l.wide[h]
 		l.did.drifts++
@@ -233,7 +256,7 @@ func (l *landlord) drift(ctx context.Context, h *house) error {
 }
 
 func (l *landlord) hide(ctx context.Context, h *house) error {
-	err := l.exec(ctx, "ALTER SCHEMA "+h.Placement.Schema+" RENAME TO "+h.Placement.Schema+"_away")
+	err := l.exec(ctx, h, "ALTER SCHEMA "+h.Placement.Schema+" RENAME TO "+h.Placement.Schema+"_away")
 	if err == nil {
 		l.did.renames++
 	}
@@ -241,23 +264,25 @@ func (l *landlord) hide(ctx context.Context, h *house) error {
 }
 
 func (l *landlord) unhide(ctx context.Context, h *house) error {
-	return l.exec(ctx, "ALTER SCHEMA "+h.Placement.Schema+"_away RENAME TO "+h.Placement.Schema)
+	return l.exec(ctx, h, "ALTER SCHEMA "+h.Placement.Schema+"_away RENAME TO "+h.Placement.Schema)
 }
 
 // raze audits a schema under lock and drops it.
 func (l *landlord) raze(ctx context.Context, h *house) error {
 	var old *books
-	err := pgx.BeginFunc(ctx, l.conn, func(tx pgx.Tx) error {
-		if _, err := tx.Conn().PgConn().Exec(ctx, patience+"LOCK TABLE "+h.Placement.Schema+".items").ReadAll(); err != nil {
+	err := l.visit(ctx, h, l.conn, func(conn *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if _, err := tx.Conn().PgConn().Exec(ctx, patience+"LOCK TABLE "+h.Placement.Schema+".items").ReadAll(); err != nil {
+				return err
+			}
+			if err := l.audit(ctx, tx, h); err != nil {
+				return err
+			}
+			closed := h.closeBooks()
+			old = &closed
+			_, err := tx.Exec(ctx, "DROP SCHEMA "+h.Placement.Schema+" CASCADE")
 			return err
-		}
-		if err := l.audit(ctx, tx, h); err != nil {
-			return err
-		}
-		closed := h.closeBooks()
-		old = &closed
-		_, err := tx.Exec(ctx, "DROP SCHEMA "+h.Placement.Schema+" CASCADE")
-		return err
+		})
 	})
 	switch {
 	case err == nil:
@@ -271,7 +296,7 @@ func (l *landlord) raze(ctx context.Context, h *house) error {
 
 // rebuild makes a schema as internal/fleet does.
 func (l *landlord) rebuild(ctx context.Context, h *house) error {
-	err := l.exec(ctx, strings.NewReplacer("SCHEMA_", h.Placement.Schema, "ROLE_", h.Placement.Role, "SLUG_", string(h.Slug),
+	err := l.exec(ctx, h, strings.NewReplacer("SCHEMA_", h.Placement.Schema, "ROLE_", h.Placement.Role, "SLUG_", string(h.Slug),
 		"LABEL_", h.label, "ROWS_", strconv.Itoa(l.standing)).Replace(`
 		CREATE SCHEMA SCHEMA_;
 		GRANT USAGE ON SCHEMA SCHEMA_ TO ROLE_;

@@ -43,6 +43,8 @@ type door interface {
 	pin(ctx context.Context) (session, error)
 	// inUse returns how many connections are leased.
 	inUse() int
+	// evicted counts connections that were closed to make room for another tenant's.
+	evicted() int64
 	Close()
 }
 
@@ -53,7 +55,20 @@ func (d tenantDoor) bound(t *tenant.Tenant) handle { return d.For(t) }
 
 func (d tenantDoor) pin(ctx context.Context) (session, error) { return d.Acquire(ctx) }
 
-func (d tenantDoor) inUse() int { return d.Stat().InUse }
+func (d tenantDoor) inUse() int {
+	n := 0
+	for _, c := range d.Stat().Clusters {
+		n += c.Shared.InUse + c.Databases.InUse
+	}
+	return n
+}
+
+func (d tenantDoor) evicted() (n int64) {
+	for _, c := range d.Stat().Clusters {
+		n += c.Databases.Evicted
+	}
+	return n
+}
 
 // openTenantDB opens the door to a site.
 func openTenantDB(ctx context.Context, s *site) (door, error) {
@@ -64,6 +79,10 @@ func openTenantDB(ctx context.Context, s *site) (door, error) {
 	cc.Tracer = trigger{}
 	sessions := max(1, s.conns/8)
 	cfg := tenantdb.Config{ConnConfig: cc, Login: s.login, MaxConns: s.conns - sessions, MaxSessions: sessions}
+	if len(s.databases) > 1 {
+		cfg.MaxDatabaseConns = cfg.MaxConns / 2
+		cfg.MaxConns -= cfg.MaxDatabaseConns
+	}
 	if s.pooled {
 		cfg.Pooler = tenantdb.PoolerTransaction
 	}

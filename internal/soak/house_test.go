@@ -177,7 +177,7 @@ func TestChooseDependsOnTheSeedAlone(t *testing.T) {
 func TestQuotas(t *testing.T) {
 	t.Parallel()
 	full := func() *report {
-		r := &report{count: make([][classes]int64, len(kinds)), sessions: sessions{opened: 1e5, killed: 5e4}, deeds: deeds{1, 1, 1, 1}}
+		r := &report{count: make([][classes]int64, len(kinds)), sessions: sessions{opened: 1e5, killed: 5e4}, deeds: deeds{1, 1, 1, 1, 0}}
 		for i := range kinds {
 			for cl := range other {
 				r.count[i][cl] = 1000

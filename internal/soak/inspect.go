@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -61,13 +62,19 @@ func present(ctx context.Context, q reader, table string, ids []int32) (map[int3
 	return there, err
 }
 
+// temporaries counts what sessions have left in a database.
+const temporaries = "SELECT count(*) FROM pg_class WHERE relpersistence = 't'"
+
 // auditAll audits every schema that is there.
 func (s *soak) auditAll(ctx context.Context, conn *pgx.Conn) error {
 	for _, h := range s.houses {
 		if h.look().gone {
 			continue
 		}
-		if err := s.audit(ctx, conn, h); err != nil {
+		err := s.visit(ctx, h, conn, func(conn *pgx.Conn) error {
+			return errors.Join(s.audit(ctx, conn, h), s.awaitNone(ctx, conn, "temporary objects are left in the database of "+string(h.Slug), temporaries))
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -76,13 +83,13 @@ func (s *soak) auditAll(ctx context.Context, conn *pgx.Conn) error {
 
 // inspector asks the server what goes on in it. It is not safe for concurrent use.
 type inspector struct {
-	conn     *pgx.Conn
-	database string
-	logins   []string
-	before   sessions
+	conn      *pgx.Conn
+	databases []string
+	logins    []string
+	before    sessions
 }
 
-// sessions are the server's own numbers of the connections to the database.
+// sessions are the server's own numbers of the connections to the databases.
 type sessions struct{ opened, killed int64 }
 
 func newInspector(ctx context.Context, s *soak) (*inspector, error) {
@@ -90,7 +97,7 @@ func newInspector(ctx context.Context, s *soak) (*inspector, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &inspector{conn: conn, database: conn.Config().Database, logins: s.site.logins}
+	in := &inspector{conn: conn, databases: s.site.databases, logins: s.site.logins}
 	in.before, err = in.sessions(ctx)
 	return in, err
 }
@@ -102,30 +109,30 @@ func (in *inspector) close() {
 }
 
 func (in *inspector) sessions(ctx context.Context) (st sessions, err error) {
-	err = in.conn.QueryRow(ctx, "SELECT sessions, sessions_killed FROM pg_stat_database WHERE datname = $1", in.database).Scan(&st.opened, &st.killed)
+	err = in.conn.QueryRow(ctx, "SELECT sum(sessions)::bigint, sum(sessions_killed)::bigint FROM pg_stat_database WHERE datname = ANY($1)", in.databases).Scan(&st.opened, &st.killed)
 	return sessions{st.opened - in.before.opened, st.killed - in.before.killed}, err
 }
 
 // quiet waits until no backend of the door's is at work, and notes those that stay.
 func (in *inspector) quiet(ctx context.Context, s *soak) error {
-	const atWork = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = ANY($2) AND state <> 'idle'"
-	return in.awaitNone(ctx, s, "backends are still at work or in a transaction", atWork, in.database, in.logins)
+	const atWork = "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY($1) AND usename = ANY($2) AND state <> 'idle'"
+	return s.awaitNone(ctx, in.conn, "backends are still at work or in a transaction", atWork, in.databases, in.logins)
 }
 
 // look waits for the door's backends to end, notes what they have left, and returns how many there were.
 func (in *inspector) look(ctx context.Context, s *soak) (sessions, error) {
 	if !s.site.pooled { // a pooler keeps its own
-		const all = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = ANY($2)"
-		if err := in.awaitNone(ctx, s, "backends have not ended", all, in.database, in.logins); err != nil {
+		const all = "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY($1) AND usename = ANY($2)"
+		if err := s.awaitNone(ctx, in.conn, "backends have not ended", all, in.databases, in.logins); err != nil {
 			return sessions{}, err
 		}
 	}
 	for what, sql := range map[string]string{
-		"advisory locks are held":     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-		"temporary objects are left":  "SELECT count(*) FROM pg_class WHERE relpersistence = 't'",
+		"advisory locks are held":     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+		"temporary objects are left":  temporaries,
 		"prepared transactions exist": "SELECT count(*) FROM pg_prepared_xacts",
 	} {
-		if err := in.awaitNone(ctx, s, what, sql); err != nil {
+		if err := s.awaitNone(ctx, in.conn, what, sql); err != nil {
 			return sessions{}, err
 		}
 	}
@@ -133,10 +140,10 @@ func (in *inspector) look(ctx context.Context, s *soak) (sessions, error) {
 }
 
 // awaitNone waits until a count is zero. If it stays above, that is a fault.
-func (in *inspector) awaitNone(ctx context.Context, s *soak, what, sql string, args ...any) error {
+func (s *soak) awaitNone(ctx context.Context, conn *pgx.Conn, what, sql string, args ...any) error {
 	var n int
 	none, err := s.eventually(ctx, func() (bool, error) {
-		err := in.conn.QueryRow(ctx, sql, args...).Scan(&n)
+		err := conn.QueryRow(ctx, sql, args...).Scan(&n)
 		return n == 0, err
 	})
 	if err == nil && !none {

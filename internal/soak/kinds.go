@@ -358,6 +358,8 @@ func (c *call) trespass(ctx context.Context) error {
 	switch after := c.other.look(); {
 	case err == nil:
 		return c.house.wrong("a forbidden row's owner", owner)
+	case c.other.Placement.Database != c.house.Placement.Database:
+		return c.expect(err, denied, undefinedTable)
 	case after.gone || !quiet(before, after):
 		return c.expect(err, denied, lackOfPrivilege, undefinedTable)
 	}

@@ -38,6 +38,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&cfg.Operations, "ops", 1_000_000, "run this `number` of operations")
 	flags.IntVar(&cfg.Tenants, "tenants", 1000, "over this `number` of tenants")
 	flags.IntVar(&cfg.Logins, "logins", 2, "of this `number` of runtime logins")
+	flags.IntVar(&cfg.Databases, "databases", 0, "of which this `number` have a database of their own")
 	flags.IntVar(&cfg.Goroutines, "goroutines", 64, "from this `number` of goroutines")
 	flags.IntVar(&cfg.Conns, "conns", 8, "on at most this `number` of connections")
 	flags.Uint64Var(&cfg.Seed, "seed", uint64(time.Now().UnixNano()), "choose the operations by this `number`")

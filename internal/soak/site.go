@@ -14,21 +14,26 @@ import (
 // site is where the door leads to.
 type site struct {
 	fleet  *fleet.Fleet
-	logins []string // the runtime logins
-	conns  int
+	logins []string // the runtime logins, and those of tenants with a database of their own
+	// databases are those that the tenants are in.
+	databases []string
+	conns     int
 	// pooler is the port of a PgBouncer, or 0.
 	pooler uint16
 	pooled bool
 }
 
 func newSite(f *fleet.Fleet, cfg config) *site {
-	logins := map[string]bool{f.Runtime().User: true}
+	logins, databases := map[string]bool{f.Runtime().User: true}, map[string]bool{f.Admin().Database: true}
 	for _, t := range f.Tenants {
+		databases[t.Placement.Database] = true
 		if t.Placement.Login != "" {
 			logins[t.Placement.Login] = true
 		}
 	}
-	return &site{fleet: f, logins: slices.Sorted(maps.Keys(logins)), conns: cfg.Conns, pooled: cfg.Pooler}
+	return &site{
+		fleet: f, logins: slices.Sorted(maps.Keys(logins)), databases: slices.Sorted(maps.Keys(databases)), conns: cfg.Conns, pooled: cfg.Pooler,
+	}
 }
 
 // login returns how to connect for a tenant.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -18,6 +19,7 @@ type config struct {
 	Operations int
 	Tenants    int
 	Logins     int // runtime logins that the tenants are divided among
+	Databases  int // tenants that have a database of their own
 	Goroutines int
 	Conns      int
 	Seed       uint64
@@ -38,6 +40,12 @@ func (c config) validate() error {
 		return fmt.Errorf("-ops is %d, -goroutines %d; want at least 1 of each", c.Operations, c.Goroutines)
 	case c.Logins < 1 || c.Logins > c.Tenants:
 		return fmt.Errorf("-logins is %d; want 1 to the number of tenants", c.Logins)
+	case c.Databases < 0 || c.Databases > c.Tenants:
+		return fmt.Errorf("-databases is %d; want 0 to the number of tenants", c.Databases)
+	case c.Databases > 0 && c.Pooler:
+		return errors.New("-databases and -pooler do not go together: the pooler knows one database")
+	case c.Databases > 0 && c.Conns < 4:
+		return fmt.Errorf("-conns is %d; want at least 4, half of them for databases", c.Conns)
 	case c.Tenants < 2, c.Conns < 2:
 		return fmt.Errorf("-tenants is %d, -conns %d; want at least 2 of each", c.Tenants, c.Conns)
 	}
@@ -156,6 +164,7 @@ func (s *soak) build(ctx context.Context) error {
 	n := s.cfg.Tenants
 	f, err := fleet.Build(ctx, fleet.Config{
 		AdminURL: s.cfg.SuperURL, Tenants: n, TenantsPerLogin: (n + s.cfg.Logins - 1) / s.cfg.Logins, Rows: s.standing,
+		OwnDatabases: s.cfg.Databases,
 	})
 	if err != nil {
 		return err
@@ -204,6 +213,7 @@ func (s *soak) soak(ctx context.Context) (_ *report, err error) {
 	if n := s.door.inUse(); n != 0 {
 		s.fault("%d connections are still leased", n)
 	}
+	r.evicted = s.door.evicted()
 	s.closeDoor()
 	if r.sessions, err = in.look(ctx, s); err != nil {
 		return nil, err

@@ -51,6 +51,15 @@ func TestTheProductIsClean(t *testing.T) {
 	}
 }
 
+// Half of the tenants have databases of their own, for which there are far fewer connections.
+func TestTheProductIsCleanWithDatabasesOfTenantsOwn(t *testing.T) { // not in parallel, see above
+	cfg := tiny(t)
+	cfg.Databases, cfg.Conns = cfg.Tenants/2, 8
+	if err := mustRun(t, cfg).err(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheProductIsCleanThroughAPooler(t *testing.T) { // not in parallel, see above
 	cfg := tiny(t)
 	cfg.Pooler = true
@@ -164,6 +173,8 @@ func (d leakyDoor) bound(t *tenant.Tenant) handle { return leaky{d.pool, t} }
 func (leakyDoor) pin(context.Context) (session, error) { return nil, errors.ErrUnsupported }
 
 func (d leakyDoor) inUse() int { return int(d.pool.Stat().AcquiredConns()) }
+
+func (d leakyDoor) evicted() int64 { return 0 }
 
 func (d leakyDoor) Close() { d.pool.Close() }
 
