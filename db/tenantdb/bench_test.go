@@ -142,3 +142,42 @@ func (f *fleet) benchLeasehold(b *testing.B) {
 		return scanItem(db.For(tn).QueryRow(ctx, sql, id), tn)
 	})
 }
+
+// BenchmarkOwnDatabases is BenchmarkCall in databases of tenants' own. pool-each is the bar: a plain pool of one connection for each
+// database, with names qualified by hand. scarce has one connection for four databases, which is what the budget is for: it pays for
+// opening connections.
+func BenchmarkOwnDatabases(b *testing.B) {
+	const own = 16
+	mixed := newMixedFleet(b, 1, own)
+	f := *mixed
+	f.tenants = mixed.tenants[1:]
+	sql := fmt.Sprintf(benchSQL, "")
+	ours := func(b *testing.B, conns int) {
+		b.Helper()
+		db := f.open(b, tenantdb.Config{MaxConns: 1, MaxDatabaseConns: conns, MaxConnsPerDatabase: 1})
+		f.run(b, func(ctx context.Context, tn *tenant.Tenant, id int) error {
+			return scanItem(db.For(tn).QueryRow(ctx, sql, id), tn)
+		})
+		b.ReportMetric(float64(databases(b, db).Created)/float64(b.N), "conns/op")
+	}
+	b.Run("pool-each", func(b *testing.B) {
+		pools, qualified := map[*tenant.Tenant]*pgxpool.Pool{}, map[*tenant.Tenant]string{}
+		for _, tn := range f.tenants {
+			pc, err := pgxpool.ParseConfig(f.urlOf(b, tn))
+			if err != nil {
+				b.Fatal(err)
+			}
+			pc.MaxConns = 1
+			if pools[tn], err = pgxpool.NewWithConfig(b.Context(), pc); err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(pools[tn].Close)
+			qualified[tn] = fmt.Sprintf(benchSQL, tn.Placement.Schema+".")
+		}
+		f.run(b, func(ctx context.Context, tn *tenant.Tenant, id int) error {
+			return scanItem(pools[tn].QueryRow(ctx, qualified[tn], id), tn)
+		})
+	})
+	b.Run("leasehold", func(b *testing.B) { ours(b, own) })
+	b.Run("scarce", func(b *testing.B) { ours(b, own/4) })
+}

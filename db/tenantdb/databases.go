@@ -32,11 +32,12 @@ type databases struct {
 	// open counts the connections that are open, being opened or being closed.
 	open int
 	// idle are the connections that are free, the one that was used last at the end.
-	idle   []*session
-	inUse  int
-	turns  turns
-	closed bool
-	stat   PoolStat
+	idle    []*session
+	inUse   int
+	turns   turns
+	patrols bool // a goroutine looks after those who wait
+	closed  bool
+	stat    PoolStat
 }
 
 func newDatabases(ctx context.Context, cfg Config, working *sync.WaitGroup, dial func(context.Context, door) (*session, error)) *databases {
@@ -81,26 +82,19 @@ func (p *databases) take(ctx context.Context, t *load) (*session, *waiter, error
 	w := newWaiter(ctx, t)
 	p.turns.join(w)
 	p.raise(t)
+	if !p.patrols {
+		p.patrols = true
+		p.working.Go(func() { patrol(p.cfg, p.lookAfter) })
+	}
 	return nil, w, nil
 }
 
 // wait waits until the call is granted a connection, gives up or is called off.
 func (p *databases) wait(w *waiter) (*session, error) {
-	ctx, cancel := context.WithTimeout(w.ctx, p.cfg.AcquireTimeout)
-	defer cancel()
-	nudge := time.NewTicker(patience)
-	defer nudge.Stop()
-	for waits := true; waits; {
-		select {
-		case g := <-w.granted:
-			return g.session, g.err
-		case <-nudge.C:
-			p.mu.Lock()
-			p.raise(w.load)
-			p.mu.Unlock()
-		case <-ctx.Done():
-			waits = false
-		}
+	select {
+	case g := <-w.granted:
+		return g.session, g.err
+	case <-w.ctx.Done():
 	}
 	p.mu.Lock()
 	why, waits := p.shortage(w.load), p.turns.quit(w)
@@ -110,10 +104,19 @@ func (p *databases) wait(w *waiter) (*session, error) {
 			p.release(g.session, w.load, true)
 		}
 	}
-	if w.ctx.Err() == nil {
-		return nil, fmt.Errorf("%w: waited %s, %s", ErrBusy, p.cfg.AcquireTimeout, why)
-	}
 	return nil, fmt.Errorf("%w: %s: %w", ErrBusy, why, context.Cause(w.ctx))
+}
+
+// lookAfter ends waits that are too long, and lets tenants that have waited have another connection. It reports whether nobody waits.
+func (p *databases) lookAfter(now time.Time) (done bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range slices.Clone(p.turns) {
+		p.turns.expire(t, now, p.cfg.AcquireTimeout, p.shortage)
+		p.raise(t)
+	}
+	p.patrols = len(p.turns) > 0
+	return !p.patrols
 }
 
 // shortage says why a tenant's calls wait.

@@ -1,6 +1,7 @@
 package tenantdb_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type fleet struct {
 	login   string   // the runtime login
 	logins  []string // more of them
 	tenants []*tenant.Tenant
+	own     int // of the tenants, the last ones, have a database of their own
 }
 
 // rowsPerTenant is how many items each tenant has, with the ids 1 to rowsPerTenant.
@@ -54,21 +56,26 @@ func newFleet(t testing.TB, n int) *fleet {
 		`GRANT CONNECT ON DATABASE ` + database + ` TO ` + f.login,
 	}
 	for i := range n {
-		id, err := uuid.NewV7()
-		if err != nil {
-			t.Fatal(err)
-		}
-		slug := tenant.Slug(fmt.Sprintf("co-%d", i))
-		tn := &tenant.Tenant{
-			ID: tenant.ID(id), Slug: slug, Company: string(slug), Status: tenant.Active, Generation: 1,
-			Placement: tenant.NewPlacement(tenant.ID(id), slug, tenant.DefaultCluster, database),
-		}
+		tn := newTenant(t, i, database)
 		f.tenants = append(f.tenants, tn)
 		sql = append(sql, f.schemaSQL(tn))
 	}
 	pgtest.Exec(t, f.url, sql...)
 	t.Cleanup(func() { f.dropRoles(t) })
 	return f
+}
+
+func newTenant(t testing.TB, i int, database string) *tenant.Tenant {
+	t.Helper()
+	id, err := uuid.NewV7()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slug := tenant.Slug(fmt.Sprintf("co-%d", i))
+	return &tenant.Tenant{
+		ID: tenant.ID(id), Slug: slug, Company: string(slug), Status: tenant.Active, Generation: 1,
+		Placement: tenant.NewPlacement(tenant.ID(id), slug, tenant.DefaultCluster, database),
+	}
 }
 
 // dropRoles drops what belongs to the server and not to the database, which goes by itself.
@@ -82,6 +89,11 @@ func (f *fleet) dropRoles(t testing.TB) {
 		return
 	}
 	defer func() { _ = conn.Close(ctx) }()
+	for _, tn := range f.tenants[len(f.tenants)-f.own:] {
+		if _, err := conn.Exec(ctx, "DROP DATABASE "+tn.Placement.Database+" WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	}
 	roles := append([]string{f.login}, f.logins...)
 	for _, tn := range f.tenants {
 		roles = append(roles, tn.Placement.Role)
@@ -95,7 +107,7 @@ func (f *fleet) dropRoles(t testing.TB) {
 
 // schemaSQL builds one tenant. Its enum has the same name as everybody's, and a label that nobody else has.
 func (f *fleet) schemaSQL(tn *tenant.Tenant) string {
-	return strings.NewReplacer("SCHEMA_", tn.Placement.Schema, "ROLE_", tn.Placement.Role, "LOGIN_", f.login, "SLUG_",
+	return strings.NewReplacer("SCHEMA_", tn.Placement.Schema, "ROLE_", tn.Placement.Role, "LOGIN_", cmp.Or(tn.Placement.Login, f.login), "SLUG_",
 		string(tn.Slug), "ROWS_", fmt.Sprint(rowsPerTenant)).Replace(`
 		CREATE ROLE ROLE_ NOLOGIN;
 		GRANT ROLE_ TO LOGIN_;
@@ -141,6 +153,9 @@ func (f *fleet) open(t testing.TB, cfg tenantdb.Config) *tenantdb.DB {
 	if cfg.ConnConfig == nil {
 		cfg.ConnConfig = f.connConfig(t)
 	}
+	if cfg.Login == nil && f.own > 0 {
+		cfg.Login = f.ownLogin(t)
+	}
 	db, err := tenantdb.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +173,7 @@ func (f *fleet) ctx(t testing.TB, i int) context.Context {
 // admin runs SQL as the administrator with tenant i's search_path.
 func (f *fleet) admin(t testing.TB, i int, sql string) {
 	t.Helper()
-	pgtest.Exec(t, f.url, "SET search_path = "+f.tenants[i].Placement.Schema, sql)
+	pgtest.Exec(t, f.urlOf(t, f.tenants[i]), "SET search_path = "+f.tenants[i].Placement.Schema, sql)
 }
 
 // querier is what every way to reach a tenant has.

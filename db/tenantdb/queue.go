@@ -88,6 +88,16 @@ func (ts turns) waiting() int {
 	return n
 }
 
+// expire turns away those calls of a tenant that have waited for too long, and says what for.
+func (ts *turns) expire(t *load, now time.Time, limit time.Duration, shortage func(*load) string) {
+	for len(t.queue) > 0 && now.Sub(t.queue[0].since) >= limit {
+		w := t.queue[0]
+		err := fmt.Errorf("%w: waited %s, %s", ErrBusy, limit, shortage(t))
+		ts.quit(w)
+		w.granted <- grant{err: err}
+	}
+}
+
 // dismiss turns away all who wait.
 func (ts *turns) dismiss() {
 	for _, t := range *ts {
@@ -141,7 +151,7 @@ func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 	p.turns.join(w)
 	if !p.patrols {
 		p.patrols = true
-		p.working.Go(p.patrol)
+		p.working.Go(func() { patrol(p.cfg, p.lookAfter) })
 	}
 	if t.held < p.share(t) {
 		p.raise(t, w, t.pace >= p.brief) // brief calls wait for a connection that knows the tenant
@@ -189,11 +199,11 @@ func (p *lanes) shortage(t *load) string {
 
 // patrol looks after those who wait, for as long as there are any. One goroutine and its ticker cost less than a timer for
 // each call.
-func (p *lanes) patrol() {
-	tick := time.NewTicker(min(roamAfter, max(p.cfg.AcquireTimeout, time.Millisecond)))
+func patrol(cfg Config, lookAfter func(now time.Time) (done bool)) {
+	tick := time.NewTicker(min(roamAfter, max(cfg.AcquireTimeout, time.Millisecond)))
 	defer tick.Stop()
 	for now := range tick.C {
-		if p.lookAfter(now) {
+		if lookAfter(now) {
 			return
 		}
 	}
@@ -206,12 +216,7 @@ func (p *lanes) lookAfter(now time.Time) (done bool) {
 	defer p.mu.Unlock()
 	free := slices.ContainsFunc(p.all, func(l *lane) bool { return len(l.idle) > 0 || l.open < l.size })
 	for _, t := range slices.Clone(p.turns) {
-		for len(t.queue) > 0 && now.Sub(t.queue[0].since) >= p.cfg.AcquireTimeout {
-			w := t.queue[0]
-			err := fmt.Errorf("%w: waited %s, %s", ErrBusy, p.cfg.AcquireTimeout, p.shortage(t))
-			p.turns.quit(w)
-			w.granted <- grant{err: err}
-		}
+		p.turns.expire(t, now, p.cfg.AcquireTimeout, p.shortage)
 		if len(t.queue) == 0 || now.Sub(t.queue[0].since) < roamAfter || t.held >= p.cfg.MaxConnsPerTenant {
 			continue
 		}
