@@ -15,9 +15,9 @@ import (
 // without a try, so that an outage costs a request nothing.
 const probeEvery = time.Second
 
-// loadFunc reads a living tenant from the registry. It returns tenant.ErrNotFound if there is none; any other error means
-// that the registry cannot answer.
-type loadFunc func(context.Context, tenant.Slug) (*tenant.Tenant, error)
+// loadFunc reads from the registry the living tenant that a name leads to: a slug, or a domain, which has a dot in it. It returns a
+// *tenant.MovedError or tenant.ErrNotFound if there is none; any other error means that the registry cannot answer.
+type loadFunc func(ctx context.Context, name string) (*tenant.Tenant, error)
 
 // cacheConfig has the fields of Config that bear on the cache.
 type cacheConfig struct {
@@ -27,7 +27,7 @@ type cacheConfig struct {
 	readTimeout             time.Duration
 }
 
-// cache maps slugs to tenants. It knows no database, only a loadFunc.
+// cache maps slugs and domains to tenants. It knows no database, only a loadFunc.
 //
 // An entry is fresh for ttl after its last good read, and only within the epoch in which that read began. A fresh entry is the
 // answer; a stale one is read again first, by one caller for all that wait. If that read fails, the stale entry is the
@@ -39,9 +39,9 @@ type cacheConfig struct {
 type cache struct {
 	load        loadFunc
 	readTimeout time.Duration
-	loader      otter.Loader[tenant.Slug, entry]
-	positive    *otter.Cache[tenant.Slug, entry]
-	negative    *otter.Cache[tenant.Slug, struct{}]
+	loader      otter.Loader[string, entry]
+	positive    *otter.Cache[string, entry]
+	negative    *otter.Cache[string, struct{}]
 
 	// epoch grows when notifications may have been missed: what was read before is stale.
 	epoch atomic.Uint64
@@ -52,11 +52,19 @@ type cache struct {
 	probeAt atomic.Int64
 }
 
-// entry is the result of a read.
+// entry is the result of a read: a tenant, or where it has gone.
 type entry struct {
 	tenant *tenant.Tenant
+	moved  *tenant.MovedError
 	// epoch is that in which the read began.
 	epoch uint64
+}
+
+func (e entry) answer() (*tenant.Tenant, error) {
+	if e.moved != nil {
+		return nil, e.moved
+	}
+	return e.tenant, nil
 }
 
 // absentError is the result of a read that found no tenant. otter takes it for its own ErrNotFound and keeps no entry.
@@ -68,20 +76,20 @@ func (absentError) Is(target error) bool { return target == otter.ErrNotFound }
 
 func newCache(cfg cacheConfig) (*cache, error) {
 	c := &cache{load: cfg.load, readTimeout: cfg.readTimeout}
-	c.loader = otter.LoaderFunc[tenant.Slug, entry](c.read)
+	c.loader = otter.LoaderFunc[string, entry](c.read)
 	var err error
-	c.positive, err = otter.New(&otter.Options[tenant.Slug, entry]{
+	c.positive, err = otter.New(&otter.Options[string, entry]{
 		MaximumSize:       cfg.size,
-		ExpiryCalculator:  otter.ExpiryWriting[tenant.Slug, entry](cfg.grace),
-		RefreshCalculator: otter.RefreshWriting[tenant.Slug, entry](cfg.ttl),
+		ExpiryCalculator:  otter.ExpiryWriting[string, entry](cfg.grace),
+		RefreshCalculator: otter.RefreshWriting[string, entry](cfg.ttl),
 		Logger:            &otter.NoopLogger{},
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.negative, err = otter.New(&otter.Options[tenant.Slug, struct{}]{
+	c.negative, err = otter.New(&otter.Options[string, struct{}]{
 		MaximumSize:      cfg.negativeSize,
-		ExpiryCalculator: otter.ExpiryWriting[tenant.Slug, struct{}](cfg.negativeTTL),
+		ExpiryCalculator: otter.ExpiryWriting[string, struct{}](cfg.negativeTTL),
 		Logger:           &otter.NoopLogger{},
 	})
 	if err != nil {
@@ -97,43 +105,43 @@ func (c *cache) close() {
 	c.negative.StopAllGoroutines()
 }
 
-// get returns the living tenant that has the slug, or tenant.ErrNotFound.
-func (c *cache) get(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, error) {
-	if e, ok := c.positive.GetEntry(slug); ok && c.fresh(e) {
-		return e.Value.tenant, nil
+// get returns what the loadFunc does.
+func (c *cache) get(ctx context.Context, name string) (*tenant.Tenant, error) {
+	if e, ok := c.positive.GetEntry(name); ok && c.fresh(e) {
+		return e.Value.answer()
 	}
-	return c.getSlow(ctx, slug)
+	return c.getSlow(ctx, name)
 }
 
-func (c *cache) fresh(e otter.Entry[tenant.Slug, entry]) bool {
+func (c *cache) fresh(e otter.Entry[string, entry]) bool {
 	return e.RefreshableAtNano > e.SnapshotAtNano && c.current(e.Value)
 }
 
 func (c *cache) current(e entry) bool { return e.epoch == c.epoch.Load() }
 
 // getSlow goes round again only when the epoch has moved on during a read, so that the read may have missed a change.
-func (c *cache) getSlow(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, error) {
+func (c *cache) getSlow(ctx context.Context, name string) (*tenant.Tenant, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		stale, known := c.positive.GetEntry(slug)
+		stale, known := c.positive.GetEntry(name)
 		if known && c.fresh(stale) {
-			return stale.Value.tenant, nil
+			return stale.Value.answer()
 		}
 		if !known {
-			if _, absent := c.negative.GetIfPresent(slug); absent {
+			if _, absent := c.negative.GetIfPresent(name); absent {
 				return nil, tenant.ErrNotFound
 			}
 		} else if !c.mayTry() {
-			return stale.Value.tenant, nil
+			return stale.Value.answer()
 		}
 
-		e, err := c.readOnce(ctx, slug, known)
+		e, err := c.readOnce(ctx, name, known)
 		absent, isAbsent := errors.AsType[absentError](err)
 		switch {
 		case err == nil && c.current(e):
-			return e.tenant, nil
+			return e.answer()
 		case isAbsent && c.current(entry(absent)):
 			return nil, tenant.ErrNotFound
 		case err == nil || isAbsent:
@@ -142,20 +150,20 @@ func (c *cache) getSlow(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, 
 			return nil, err
 		}
 		// The entry is looked up again: it may have been invalidated, or its grace may have ended, during the read.
-		if last, ok := c.positive.GetEntry(slug); ok {
-			return last.Value.tenant, nil
+		if last, ok := c.positive.GetEntry(name); ok {
+			return last.Value.answer()
 		}
 		return nil, err
 	}
 }
 
-// readOnce reads the slug, or waits for the read that is under way.
-func (c *cache) readOnce(ctx context.Context, slug tenant.Slug, known bool) (entry, error) {
+// readOnce reads the name, or waits for the read that is under way.
+func (c *cache) readOnce(ctx context.Context, name string, known bool) (entry, error) {
 	if !known {
-		return c.positive.Get(ctx, slug, c.loader)
+		return c.positive.Get(ctx, name, c.loader)
 	}
 	select {
-	case result := <-c.positive.Refresh(ctx, slug, c.loader):
+	case result := <-c.positive.Refresh(ctx, name, c.loader):
 		return result.Value, result.Err
 	case <-ctx.Done():
 		return entry{}, ctx.Err()
@@ -174,18 +182,19 @@ func (c *cache) mayTry() bool {
 }
 
 // read is otter's loader.
-func (c *cache) read(ctx context.Context, slug tenant.Slug) (entry, error) {
+func (c *cache) read(ctx context.Context, name string) (entry, error) {
 	epoch, changes := c.epoch.Load(), c.changes.Load()
 	readCtx, cancel := context.WithTimeout(ctx, c.readTimeout)
 	defer cancel()
-	t, err := c.load(readCtx, slug)
+	t, err := c.load(readCtx, name)
+	moved, isMoved := errors.AsType[*tenant.MovedError](err)
 	switch {
-	case err == nil:
+	case err == nil, isMoved:
 		c.probeAt.Store(0)
-		return entry{tenant: t, epoch: epoch}, nil
+		return entry{tenant: t, moved: moved, epoch: epoch}, nil
 	case errors.Is(err, tenant.ErrNotFound):
 		c.probeAt.Store(0)
-		c.rememberAbsent(slug, changes)
+		c.rememberAbsent(name, changes)
 		return entry{}, absentError{epoch: epoch}
 	case ctx.Err() == nil:
 		c.probeAt.Store(time.Now().Add(probeEvery).UnixNano())
@@ -195,18 +204,18 @@ func (c *cache) read(ctx context.Context, slug tenant.Slug) (entry, error) {
 
 // rememberAbsent looks at changes after it has written. An invalidation counts before it deletes, so either it is seen here,
 // or its deletion comes after the write.
-func (c *cache) rememberAbsent(slug tenant.Slug, changes uint64) {
-	c.negative.Set(slug, struct{}{})
+func (c *cache) rememberAbsent(name string, changes uint64) {
+	c.negative.Set(name, struct{}{})
 	if c.changes.Load() != changes {
-		c.negative.Invalidate(slug)
+		c.negative.Invalidate(name)
 	}
 }
 
-// invalidate forgets what is known of the slug, because the record has changed.
-func (c *cache) invalidate(slug tenant.Slug) {
+// invalidate forgets where the name leads, because a record has changed.
+func (c *cache) invalidate(name string) {
 	c.changes.Add(1)
-	c.negative.Invalidate(slug)
-	c.positive.Invalidate(slug)
+	c.negative.Invalidate(name)
+	c.positive.Invalidate(name)
 }
 
 // expireAll makes every entry stale, because changes may have been missed. Entries keep their grace.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,9 +21,14 @@ type Config struct {
 	// ConnConfig is the administrator's login in the control database: it may create roles (CREATEROLE) and schemas, and should
 	// own the database. It is copied. Required.
 	ConnConfig *pgx.ConnConfig
-	// SecretKey is what the passwords of runtime logins are derived from: at least 16 random bytes, the same in every
-	// process. Required by Directory.RuntimeConn, LoginConn, Create, FillSpares and KeepSpares.
+	// SecretKey is what the passwords of runtime logins are derived from, and what the URLs of clusters and the passwords of tenants
+	// are encrypted with: at least 16 random bytes, the same in every process. Required by Directory.RuntimeConn, LoginConn, Create,
+	// FillSpares, KeepSpares, RotatePassword and Reseal, and by whatever has to do with a cluster other than the default one.
 	SecretKey []byte
+	// OldSecretKeys are keys that were SecretKey before, or will be. What was made with them can be used too, so that the key can be
+	// changed while processes run; see Directory.Reseal. While there are any, LoginConn tries which key's password works, each time.
+	// Defaults to none.
+	OldSecretKeys [][]byte
 	// Migrator migrates the schema of each new tenant. Required by Directory.Create, FillSpares, KeepSpares and Reference.
 	Migrator *migrate.Migrator
 	// MaxConns is the size of the pool for reading the registry; Create may use half of it to take spares. One connection more
@@ -30,7 +37,7 @@ type Config struct {
 	// MaxCreates is how many calls of Create build a tenant at once; others wait. Defaults to 4.
 	MaxCreates int
 	// Spares is how many spares KeepSpares and FillSpares keep, for Create to take: schemas with their roles that were made and
-	// migrated ahead of time. Each costs the disk what an empty tenant does. Spares are made good in batches, since each batch, like
+	// migrated ahead of time, on the default cluster. Each costs the disk what an empty tenant does. Spares are made good in batches, since each batch, like
 	// each tenant that is built, makes the next SET ROLE of every session slow (see TenantsPerLogin): give it at least the number
 	// of sign-ups in a busy minute. Processes may have different numbers; the largest counts. Defaults to none.
 	Spares int
@@ -53,6 +60,11 @@ type Config struct {
 	Grace time.Duration
 	// ReadTimeout bounds one read of the registry by Resolve, the wait for a connection included. Defaults to 3 seconds.
 	ReadTimeout time.Duration
+	// BaseDomains are the domains under which tenants have their subdomains, as in tenanthttp.Config. AddDomain refuses them, and
+	// what lies under them, as a tenant's own domain. Defaults to none.
+	BaseDomains []string
+	// TXTResolver is asked for the TXT records that verify domains. Defaults to net.DefaultResolver.
+	TXTResolver TXTResolver
 	// Logger gets what an operator should know. Defaults to discarding it.
 	Logger *slog.Logger
 }
@@ -68,6 +80,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Grace, 15*time.Minute)
 	setDefault(&c.ReadTimeout, 3*time.Second)
 	c.Grace = max(c.Grace, c.CacheTTL)
+	if c.TXTResolver == nil {
+		c.TXTResolver = net.DefaultResolver
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -85,6 +100,11 @@ func setDefault[T comparable](field *T, value T) {
 func (c Config) validate() error {
 	if c.ConnConfig == nil {
 		return errors.New("directory: ConnConfig is missing; give it the administrator's login, made by pgx.ParseConfig")
+	}
+	for _, key := range c.OldSecretKeys {
+		if len(key) < minSecretKeyLen {
+			return fmt.Errorf("directory: one of OldSecretKeys has %d bytes, fewer than %d", len(key), minSecretKeyLen)
+		}
 	}
 	for _, n := range []struct {
 		name  string
@@ -107,6 +127,17 @@ func (c Config) validateSecretKey() error {
 		return fmt.Errorf("directory: SecretKey has %d bytes; give it at least %d random ones", len(c.SecretKey), minSecretKeyLen)
 	}
 	return nil
+}
+
+// secretKeys are all keys that there are, the one that counts first.
+func (c Config) secretKeys() [][]byte {
+	var keys [][]byte
+	for _, key := range slices.Concat([][]byte{c.SecretKey}, c.OldSecretKeys) {
+		if len(key) > 0 {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // schemaName is the registry's schema.

@@ -24,12 +24,16 @@ const (
 
 // Create makes a new tenant and returns it, active: its schema and role are there and all migrations of Config.Migrator are
 // applied. The error is a *ValidationError if n is not acceptable, and ErrSlugTaken if the name belongs to somebody or is just
-// being created. Whatever the error, no active tenant is left and, if the database can be reached, no schema and no role: at most
-// the record of what failed, and its events.
+// being created. It is ErrNoCluster or ErrNoRoom if n cannot be put anywhere. Whatever the error, no active tenant is left and,
+// if the registry and the cluster can be reached, no schema, role, login or database: at most the record of what failed, and its
+// events.
 //
-// If there is a spare that is where Config.Migrator's files lead, the tenant gets it, in one transaction of a few short
-// statements. Otherwise the tenant is built, which takes as long as its migrations do. Of those that are built, Config.MaxCreates
-// are at once; others wait, as long as ctx allows.
+// A tenant that names no cluster gets a place on the one with most room. If that one cannot be reached it is passed over, which
+// may take some seconds.
+//
+// If there is a spare that is where Config.Migrator's files lead, a tenant that is to live by schema on the default cluster gets
+// it, in one transaction of a few short statements. Otherwise the tenant is built, which takes as long as its migrations do. Of
+// those that are built, Config.MaxCreates are at once; others wait, as long as ctx allows.
 func (d *Directory) Create(ctx context.Context, n NewTenant) (*tenant.Tenant, error) {
 	n, slug, err := n.check()
 	if err != nil {
@@ -40,7 +44,7 @@ func (d *Directory) Create(ctx context.Context, n NewTenant) (*tenant.Tenant, er
 		return nil, fmt.Errorf("create tenant %q: %w", slug, err)
 	}
 	// Other processes hear of it; this one shall know before the caller does.
-	d.cache.invalidate(slug)
+	d.cache.invalidate(string(slug))
 	return d.fromRow(row), nil
 }
 
@@ -52,14 +56,23 @@ func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	// Most names that are refused are refused here, at the price of one read.
 	switch holder, err := d.queries.GetLivingTenant(ctx, slug); {
 	case errors.Is(err, pgx.ErrNoRows):
-		if row, err := d.takeSpare(ctx, n, slug); !errors.Is(err, errToBeBuilt) {
-			return row, err
+		if n.wantsSpare() {
+			if row, err := d.takeSpare(ctx, n, slug); !errors.Is(err, errToBeBuilt) {
+				return row, err
+			}
 		}
 	case err != nil:
 		return none, err
 	case holder.Status != tenant.Provisioning:
 		return none, ErrSlugTaken
 	}
+	return d.build(ctx, n, slug, nil)
+}
+
+// build builds a tenant. fill, if there is one, fills its house before it is migrated.
+func (d *Directory) build(ctx context.Context, n NewTenant, slug tenant.Slug, fill func(context.Context, controlsql.Tenant) error,
+) (controlsql.Tenant, error) {
+	var none controlsql.Tenant
 	select {
 	case d.creating <- struct{}{}:
 		defer func() { <-d.creating }()
@@ -74,7 +87,7 @@ func (d *Directory) create(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	if err != nil {
 		return none, err
 	}
-	c := &creation{d: d, session: s, id: id}
+	c := &creation{d: d, session: s, id: id, wish: n.wish(), fill: fill}
 	defer c.close()
 	return c.run(ctx, n, slug)
 }
@@ -99,6 +112,8 @@ type creation struct {
 	d       *Directory
 	session *session // holds the creation lock
 	id      tenant.ID
+	wish    wish
+	fill    func(context.Context, controlsql.Tenant) error // fills the house; nil for nothing
 }
 
 func (c *creation) close() { c.session.close() }
@@ -123,14 +138,10 @@ func (c *creation) reserve(ctx context.Context, n NewTenant, slug tenant.Slug) (
 	if err := s.q.Lock(ctx, creationLock(c.id)); err != nil {
 		return row, err
 	}
-	p := tenant.NewPlacement(c.id, slug, tenant.DefaultCluster, s.conn.Config().Database)
-	if err := p.Validate(); err != nil {
-		return row, err
-	}
 	for range reserveTries {
 		row, err = c.insert(ctx, controlsql.InsertTenantParams{
 			ID: c.id, Slug: slug, Company: n.Company, ContactName: n.ContactName, ContactEmail: n.ContactEmail,
-			Status: tenant.Provisioning, Cluster: p.Cluster, Strategy: p.Strategy, DatabaseName: p.Database, SchemaName: p.Schema, RoleName: p.Role,
+			Status: tenant.Provisioning,
 		})
 		if !violates(err, "tenants_slug_living") {
 			return row, err
@@ -150,19 +161,18 @@ func (c *creation) reserve(ctx context.Context, n NewTenant, slug tenant.Slug) (
 // holds up this creation and not for long the others.
 const setNameTimeout = "SET LOCAL lock_timeout = '2s'"
 
-// insert adds the tenant's row, with the number of the runtime login that it gets. All creations take turns here, and only here.
+// insert adds the tenant's row, with a place.
 func (c *creation) insert(ctx context.Context, params controlsql.InsertTenantParams) (row controlsql.Tenant, err error) {
 	err = c.session.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
-		if err := q.LockTransaction(ctx, reservationLock); err != nil {
+		p, err := c.d.findPlace(ctx, q, c.wish, c.id, params.Slug)
+		if err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, setNameTimeout); err != nil {
 			return err
 		}
-		params.LoginNo, err = q.ChooseLogin(ctx, int64(c.d.cfg.TenantsPerLogin))
-		if err != nil {
-			return err
-		}
+		params.Cluster, params.Strategy, params.DatabaseName = p.Cluster, p.Strategy, p.Database
+		params.SchemaName, params.RoleName, params.LoginNo, params.EncryptedPassword = p.Schema, p.Role, p.loginNo, p.password
 		row, err = q.InsertTenant(ctx, params)
 		if err != nil {
 			return err
@@ -174,10 +184,20 @@ func (c *creation) insert(ctx context.Context, params controlsql.InsertTenantPar
 
 // build does the work between the reservation and the first request that is served.
 func (c *creation) build(ctx context.Context, row controlsql.Tenant) (controlsql.Tenant, error) {
-	if err := c.house(ctx, row); err != nil {
+	row, err := c.house(ctx, row)
+	if err != nil {
 		return row, err
 	}
-	result, err := c.d.cfg.Migrator.Apply(ctx, c.d.target(row))
+	if c.fill != nil {
+		if err := c.fill(ctx, row); err != nil {
+			return row, err
+		}
+	}
+	admin, err := c.d.administrator(ctx, row.Cluster)
+	if err != nil {
+		return row, err
+	}
+	result, err := c.d.cfg.Migrator.Apply(ctx, target(row, admin))
 	if err != nil {
 		return row, fmt.Errorf("migrate: %w", err)
 	}
@@ -187,7 +207,7 @@ func (c *creation) build(ctx context.Context, row controlsql.Tenant) (controlsql
 	err = c.session.inTx(ctx, func(q *controlsql.Queries, _ pgx.Tx) (err error) {
 		row, err = q.FinishProvisioning(ctx, controlsql.FinishProvisioningParams{Status: tenant.Active, ID: c.id})
 		if errors.Is(err, pgx.ErrNoRows) {
-			return errors.New("somebody else has ended the creation")
+			return errOvertaken
 		}
 		if err != nil {
 			return err
@@ -197,9 +217,9 @@ func (c *creation) build(ctx context.Context, row controlsql.Tenant) (controlsql
 	return row, err
 }
 
-// house makes the tenant's role, of which its runtime login becomes a member, and its empty schema.
-func (c *creation) house(ctx context.Context, row controlsql.Tenant) error {
-	if err := c.d.ensureLogin(ctx, row.LoginNo, loginFit, false); err != nil {
+// houseAtHome makes the tenant's role, of which its runtime login becomes a member, and its empty schema.
+func (c *creation) houseAtHome(ctx context.Context, row controlsql.Tenant) error {
+	if err := c.d.ensureLogin(ctx, atDefault(row.LoginNo), loginFit, false); err != nil {
 		return err
 	}
 	version, err := c.session.q.ServerVersion(ctx)
@@ -243,7 +263,7 @@ func (c *creation) remove(ctx context.Context, cause error) (row controlsql.Tena
 	if c.session, err = c.d.regain(ctx, c.session, creationLock(c.id)); err != nil {
 		return row, err
 	}
-	return reclaim(ctx, c.session, c.id, EventFailed, cause.Error())
+	return c.d.reclaim(ctx, c.session, c.id, EventFailed, cause.Error())
 }
 
 // maxDetail bounds what an event keeps of an error, in bytes.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/maypok86/otter/v2"
 
 	"github.com/leasehold-go/leasehold/db/migrate"
 	"github.com/leasehold-go/leasehold/db/tenant"
@@ -26,8 +28,11 @@ type Directory struct {
 	// creating holds a token for each Create that builds, taking for each that takes a spare.
 	creating, taking chan struct{}
 	// taken tells KeepSpares that a spare may have been taken, here or by another process.
-	taken  chan struct{}
-	logins *runtimeLogins
+	taken          chan struct{}
+	logins         *runtimeLogins
+	sealer         *sealer
+	administrators *administrators
+	credentials    *otter.Cache[ownedDatabase, controlsql.GetCredentialRow]
 
 	closing sync.Once
 }
@@ -42,6 +47,10 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 	if err := checkMigrated(ctx, cfg); err != nil {
 		return nil, err
 	}
+	sealer, err := newSealer(cfg.secretKeys()...)
+	if err != nil {
+		return nil, err
+	}
 	pool, err := openPool(cfg)
 	if err != nil {
 		return nil, err
@@ -49,6 +58,7 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 	d := &Directory{
 		cfg: cfg, pool: pool, queries: controlsql.New(pool), creating: make(chan struct{}, cfg.MaxCreates),
 		taking: make(chan struct{}, (cfg.MaxConns+1)/2), taken: make(chan struct{}, 1),
+		sealer: sealer, administrators: newAdministrators(), credentials: newCredentials(cfg.CacheSize),
 	}
 	installation, err := d.queries.GetInstallation(ctx)
 	if err != nil {
@@ -57,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 	}
 	d.logins = newRuntimeLogins(installation)
 	d.cache, err = newCache(cacheConfig{
-		load: d.BySlug, size: cfg.CacheSize, negativeSize: cfg.NegativeCacheSize,
+		load: d.find, size: cfg.CacheSize, negativeSize: cfg.NegativeCacheSize,
 		ttl: cfg.CacheTTL, negativeTTL: cfg.NegativeCacheTTL, grace: cfg.Grace, readTimeout: cfg.ReadTimeout,
 	})
 	if err != nil {
@@ -108,23 +118,34 @@ func (d *Directory) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Resolve returns the living tenant that has the slug, whatever its status: active, suspended, or provisioning. The error is
-// tenant.ErrNotFound if there is none. Any other error means that the registry cannot be reached and the tenant is not known
-// from before.
+// Resolve returns the living tenant that has the slug, whatever its status: active, suspended, deleting, or provisioning. The
+// error is tenant.ErrNotFound if there is none; it is a *tenant.MovedError if there is none and a tenant that was renamed still
+// has a right to the slug. Any other error means that the registry cannot be reached and the tenant is not known from before.
 //
 // The answer comes from a cache; see the package comment for how old it may be. The *Tenant is shared and must not be
 // changed.
 func (d *Directory) Resolve(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, error) {
-	return d.cache.get(ctx, slug)
+	return d.cache.get(ctx, string(slug))
 }
 
 // BySlug is Resolve without the cache: one read of the registry.
 func (d *Directory) BySlug(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, error) {
-	row, err := d.queries.GetLivingTenant(ctx, slug)
-	if err != nil {
+	row, err := d.queries.FindTenant(ctx, slug)
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("tenant %s: %w", slug, notFound(err))
+	case row.Slug != slug:
+		return nil, fmt.Errorf("tenant %s: %w", slug, &tenant.MovedError{From: slug, To: row.Slug})
 	}
 	return d.fromRow(row), nil
+}
+
+// find is the cache's loadFunc.
+func (d *Directory) find(ctx context.Context, name string) (*tenant.Tenant, error) {
+	if strings.Contains(name, ".") {
+		return d.byDomain(ctx, name)
+	}
+	return d.BySlug(ctx, tenant.Slug(name))
 }
 
 // ByID reads the tenant that has the id, be it living or not. The error is tenant.ErrNotFound if there never was one.
@@ -168,7 +189,8 @@ func (d *Directory) List(ctx context.Context, opts ListOptions) ([]*tenant.Tenan
 	return tenants, nil
 }
 
-// Targets reads what is to be migrated: the schemas of all tenants that are active or suspended, in the order of their slugs.
+// Targets reads what is to be migrated: the schemas of all tenants that are active or suspended, or deleting and not being purged
+// yet, in the order of their slugs.
 // A tenant that is being created migrates itself. For spares see SpareTargets, which is to be called before.
 func (d *Directory) Targets(ctx context.Context) ([]migrate.Target, error) {
 	rows, err := d.queries.ListServedTenants(ctx)
@@ -176,26 +198,41 @@ func (d *Directory) Targets(ctx context.Context) ([]migrate.Target, error) {
 		return nil, fmt.Errorf("directory: list tenants: %w", err)
 	}
 	targets := make([]migrate.Target, len(rows))
+	administrators := map[string]*pgx.ConnConfig{}
 	for i, row := range rows {
-		targets[i] = d.target(row)
+		admin := administrators[row.Cluster]
+		if admin == nil {
+			if admin, err = d.administrator(ctx, row.Cluster); err != nil {
+				return nil, err
+			}
+			administrators[row.Cluster] = admin
+		}
+		targets[i] = target(row, admin)
 	}
 	return targets, nil
 }
 
-// target says how to migrate a tenant. Targets share one ConnConfig, which nobody changes.
-func (d *Directory) target(row controlsql.Tenant) migrate.Target {
-	return migrate.Target{Name: string(row.Slug), Schema: row.SchemaName, Conn: d.cfg.ConnConfig, Role: row.RoleName}
+// target says how to migrate a tenant as the administrator of its cluster. Targets in one database share a ConnConfig, which
+// nobody changes.
+func target(row controlsql.Tenant, admin *pgx.ConnConfig) migrate.Target {
+	return migrate.Target{
+		Name: string(row.Slug), Schema: row.SchemaName, Conn: inDatabase(admin, databaseOf(row)), Role: row.RoleName,
+	}
 }
 
 // EventKind says what happened to a tenant.
 type EventKind string
 
-// What can happen to a tenant while it is created, in this order: started, housed, migrated, activated; or failed or
+// What can happen to a tenant while it is created, in this order: started, passed over, housed, migrated, activated; or failed or
 // reclaimed, from any of them. One that was made from a spare is started and activated at once.
 const (
 	// EventStarted: its name is reserved.
 	EventStarted EventKind = "create.started"
-	// EventHoused: its role and its empty schema are there. The detail names them.
+	// EventPassedOver: the cluster that was chosen cannot be reached, so it gets a place on another. The detail names both, and the
+	// cause.
+	EventPassedOver EventKind = "create.passed_over"
+	// EventHoused: its role and its empty schema are there; with the strategy database its database and its login too. The detail
+	// names them.
 	EventHoused EventKind = "create.housed"
 	// EventMigrated: all migrations are applied.
 	EventMigrated EventKind = "create.migrated"
@@ -205,6 +242,12 @@ const (
 	EventFailed EventKind = "create.failed"
 	// EventReclaimed: its creator was gone, and somebody else removed what was built.
 	EventReclaimed EventKind = "create.reclaimed"
+)
+
+// What can happen to a tenant with a database of its own.
+const (
+	// EventPasswordRotated: its login has got another password.
+	EventPasswordRotated EventKind = "password.rotated"
 )
 
 // Event is one line of the event log.
@@ -262,7 +305,10 @@ func (d *Directory) placement(row controlsql.Tenant) tenant.Placement {
 		Schema:   row.SchemaName,
 		Role:     row.RoleName,
 	}
-	if row.LoginNo != defaultLogin {
+	switch {
+	case row.Strategy == tenant.DatabaseStrategy:
+		p.Login = ownLogin(row.RoleName)
+	case row.LoginNo != defaultLogin:
 		p.Login = d.loginName(row.LoginNo)
 	}
 	return p

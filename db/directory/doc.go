@@ -19,9 +19,21 @@
 //   - [Directory.Resolve] answers from a bounded cache, without an allocation. A change of a tenant by any process, or by
 //     hand in psql, makes every Directory forget it as soon as the server's notification arrives, and no later than
 //     Config.CacheTTL when it does not. A read that crosses with a change never puts the old record back.
+//   - A tenant has one slug. One that it had before leads to it for a time, and nobody else can have it until then; see
+//     [Directory.Rename]. A domain of its own leads to it as soon as a DNS record has shown whose it is; see
+//     [Directory.VerifyDomain].
+//   - A tenant that is deleted is out of service at once, and whole until its grace is over. Then [Directory.Purge] drops it, in
+//     transactions that are bounded however large it is. A purge that broke off anywhere is finished by the next, and from its
+//     beginning on nothing brings the tenant back. It drops nothing of anybody else.
 //   - When the registry cannot be reached, tenants that were known are served for Config.Grace after their last good read.
-//   - Passwords are derived from Config.SecretKey and given to the server as a SCRAM verifier only, so they are in no
-//     statement and no server log.
+//   - A tenant with a database of its own has a login that can connect to that database, and to none of another tenant. Nobody can
+//     connect to the database before it is closed to the public.
+//   - A cluster that cannot be reached is an error of its tenants only. New tenants are put on another, and what creations have left
+//     there is removed when it is back. No cluster gets more tenants than it may have, however many sign up at once.
+//   - Passwords are derived from Config.SecretKey, or random and encrypted with it (AES-256-GCM) in the registry, as the URLs of
+//     clusters are. Servers get SCRAM verifiers only. So passwords are in no statement, no server log and no error.
+//   - While a tenant's password or the secret key is changed, no connection fails; see [Directory.RotatePassword] and
+//     [Directory.Reseal].
 //
 // # Limits
 //
@@ -30,10 +42,17 @@
 //   - The owner of the registry can disable the trigger that protects the event log. It guards against mistakes.
 //   - A copy of the control database on the same server carries the same installation id, so the copy and the original share
 //     runtime logins. Give both the same secret key, or delete the copy's row in "installation" and insert a new one.
+//   - What a domain's DNS says is looked at once, when it is verified. A tenant keeps a domain that it has lost until somebody
+//     removes it.
+//   - The event log of a tenant that was purged stays, with its subdomains, its domains and the reasons that were given.
 //   - A process of the release before there were several runtime logins puts its new tenants on the first, beyond the bound, and
 //     cannot serve those on the others: replace such processes before there are more than Config.TenantsPerLogin tenants.
 //   - Nor does a process of the release before there were spares count them for that bound.
-//   - At present every tenant is housed by schema, in the control database.
+//   - Logins can connect to databases that PUBLIC may connect to, such as "postgres". AddCluster warns of those; closing them is up to
+//     whoever owns them.
+//   - Two clusters may be two databases of one server. They share the runtime logins then, which may have as many tenants on each.
+//   - A process knows the passwords of the tenants that it serves, and their administrators'.
+//   - Spares are on the default cluster only.
 //
 // # Use
 //
@@ -47,13 +66,14 @@
 //	}
 //	defer dir.Close()
 //	go func() { _ = dir.KeepSpares(ctx) }() // for sign-ups that wait for no migration; see Config.Spares
+//	go dir.KeepPurging(ctx)                 // for those that are deleted
 //
 //	t, err := dir.Create(ctx, directory.NewTenant{
 //		Company: "Acme Ltd", ContactName: "Ann Arbor", ContactEmail: "ann@acme.example", Subdomain: "acme",
 //	})
 //	invalid, ok := errors.AsType[*directory.ValidationError](err) // what to tell the person, field by field
 //
-//	t, err = dir.Resolve(ctx, "acme")   // for each request; tenant.ErrNotFound if there is none
+//	t, err = dir.Resolve(ctx, "acme")   // for each request; tenant.ErrNotFound if there is none, perhaps a *tenant.MovedError
 //	login, err := dir.RuntimeConn(ctx)  // what tenantdb.Open connects as
 //	db, err := tenantdb.Open(ctx, tenantdb.Config{ConnConfig: login, Login: dir.LoginConn})
 package directory

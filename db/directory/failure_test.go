@@ -274,6 +274,8 @@ func victim(url string) int {
 		_, err = d.FillSpares(ctx)
 	case "reference":
 		_, _, err = d.Reference(ctx)
+	case "second":
+		_, err = d.Create(ctx, on("second", company("acme")))
 	default:
 		_, err = d.Create(ctx, company("acme"))
 	}
@@ -286,13 +288,19 @@ func victim(url string) int {
 // killInTheMiddle starts a process that does as its task says, with a migration that waits, and kills it while that waits.
 func killInTheMiddle(t *testing.T, url, task string) {
 	t.Helper()
+	killInTheMiddleOf(t, url, url, task)
+}
+
+// killInTheMiddleOf is killInTheMiddle for a migration in another database than the registry's.
+func killInTheMiddleOf(t *testing.T, registry, url, task string) {
+	t.Helper()
 	holdLock(t, url)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), victimEnv+"="+url, victimTaskEnv+"="+task)
+	cmd.Env = append(os.Environ(), victimEnv+"="+registry, victimTaskEnv+"="+task)
 	cmd.Stderr = t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

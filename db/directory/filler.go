@@ -110,7 +110,7 @@ func (f *filler) house(ctx context.Context, n int) (rows []controlsql.Spare, err
 			rows, logins[row.LoginNo], statements[i] = append(rows, row), true, h.createSQL(version)
 		}
 		for _, number := range slices.Sorted(maps.Keys(logins)) {
-			if err := f.d.ensureLogin(ctx, number, loginFit, false); err != nil {
+			if err := f.d.ensureLogin(ctx, atDefault(number), loginFit, false); err != nil {
 				return err
 			}
 		}
@@ -119,7 +119,7 @@ func (f *filler) house(ctx context.Context, n int) (rows []controlsql.Spare, err
 	})
 	if err != nil {
 		for number := range logins {
-			f.d.logins.set(number, loginUnknown) // it may be gone, and is looked for the next time
+			f.d.logins.set(atDefault(number), loginUnknown) // it may be gone, and is looked for the next time
 		}
 		return nil, fmt.Errorf("create %d schemas and roles: %w", n, err)
 	}
@@ -132,7 +132,9 @@ func (f *filler) insert(ctx context.Context, q *controlsql.Queries) (row control
 	if err != nil {
 		return row, err
 	}
-	login, err := q.ChooseLogin(ctx, int64(f.d.cfg.TenantsPerLogin))
+	login, err := q.ChooseLogin(ctx, controlsql.ChooseLoginParams{
+		Cluster: tenant.DefaultCluster, TenantsPerLogin: int64(f.d.cfg.TenantsPerLogin),
+	})
 	if err != nil {
 		return row, err
 	}

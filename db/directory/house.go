@@ -18,13 +18,26 @@ func (h house) String() string { return fmt.Sprintf("schema %s, role %s", h.sche
 // inheritOptionVersion is the first version of PostgreSQL in which a membership itself says whether rights are inherited.
 const inheritOptionVersion = 160000
 
-// createSQL makes the role and the empty schema: the role may use the schema and whatever tables, sequences, functions and types
-// the administrator's login will create in it, and may create nothing itself.
+// createSQL makes the role and the empty schema, and makes the login a member.
 func (h house) createSQL(version int32) string {
+	sql := h.createRoleSQL() + ";\n" + h.createSchemaSQL()
+	if h.login != "" {
+		sql += ";\n" + h.grantSQL(version)
+	}
+	return sql
+}
+
+func (h house) createRoleSQL() string {
+	return "CREATE ROLE " + pgx.Identifier{h.role}.Sanitize() +
+		" NOLOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+}
+
+// createSchemaSQL makes the empty schema: the role may use it and whatever tables, sequences, functions and types the
+// administrator's login will create in it, and may create nothing itself.
+func (h house) createSchemaSQL() string {
 	schema, role := pgx.Identifier{h.schema}.Sanitize(), pgx.Identifier{h.role}.Sanitize()
 	defaults := "ALTER DEFAULT PRIVILEGES IN SCHEMA " + schema + " GRANT "
-	statements := []string{
-		"CREATE ROLE " + role + " NOLOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS",
+	return strings.Join([]string{
 		"CREATE SCHEMA " + schema,
 		"REVOKE ALL ON SCHEMA " + schema + " FROM PUBLIC",
 		"GRANT USAGE ON SCHEMA " + schema + " TO " + role,
@@ -32,15 +45,16 @@ func (h house) createSQL(version int32) string {
 		defaults + "SELECT, USAGE, UPDATE ON SEQUENCES TO " + role,
 		defaults + "EXECUTE ON FUNCTIONS TO " + role,
 		defaults + "USAGE ON TYPES TO " + role,
+	}, ";\n")
+}
+
+// grantSQL makes the login a member of the role, which it has to take on before it has any rights.
+func (h house) grantSQL(version int32) string {
+	options := ""
+	if version >= inheritOptionVersion {
+		options = " WITH INHERIT FALSE, SET TRUE"
 	}
-	if h.login != "" {
-		options := ""
-		if version >= inheritOptionVersion {
-			options = " WITH INHERIT FALSE, SET TRUE"
-		}
-		statements = append(statements, "GRANT "+role+" TO "+pgx.Identifier{h.login}.Sanitize()+options)
-	}
-	return strings.Join(statements, ";\n")
+	return "GRANT " + pgx.Identifier{h.role}.Sanitize() + " TO " + pgx.Identifier{h.login}.Sanitize() + options
 }
 
 // dropSQL undoes createSQL and what was created since. The schema's default privileges go with the schema; that a login is a

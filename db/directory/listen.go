@@ -8,12 +8,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
 const (
-	// channel is what the registry's triggers notify, with one slug.
+	// channel is what the registry's triggers notify, with one slug or domain.
 	channel = "leasehold_tenants"
 
 	// quietTime is the usual listener.quiet.
@@ -97,7 +95,7 @@ func (l *listener) receive(ctx context.Context, conn *pgx.Conn) error {
 		cancel()
 		switch {
 		case err == nil:
-			l.cache.invalidate(tenant.Slug(n.Payload))
+			l.cache.invalidate(n.Payload)
 			l.changed()
 		case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
 			if err := ping(ctx, conn); err != nil {

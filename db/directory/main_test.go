@@ -18,6 +18,9 @@ import (
 
 func TestMain(m *testing.M) {
 	if url := os.Getenv(victimEnv); url != "" {
+		if os.Getenv(victimStepEnv) != "" {
+			os.Exit(stepVictim(url))
+		}
 		os.Exit(victim(url))
 	}
 	os.Exit(pgtest.Main(m))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/jackc/pgx/v5"
 
@@ -89,7 +90,7 @@ func prepareSchema(ctx context.Context, cfg Config) error {
 		if err := createSchema(ctx, q, tx); err != nil {
 			return err
 		}
-		return lockDown(ctx, q, tx, cfg)
+		return lockDown(ctx, q, tx, cfg.Logger)
 	})
 }
 
@@ -111,8 +112,9 @@ func createSchema(ctx context.Context, q *controlsql.Queries, tx pgx.Tx) error {
 	return err
 }
 
-// lockDown revokes only what is granted, so that running again changes nothing.
-func lockDown(ctx context.Context, q *controlsql.Queries, tx pgx.Tx, cfg Config) error {
+// lockDown closes the transaction's database to everybody as far as the login may. It revokes only what is granted, so that
+// running again changes nothing.
+func lockDown(ctx context.Context, q *controlsql.Queries, tx pgx.Tx, logger *slog.Logger) error {
 	state, err := q.GetLockdown(ctx)
 	if err != nil {
 		return err
@@ -120,7 +122,7 @@ func lockDown(ctx context.Context, q *controlsql.Queries, tx pgx.Tx, cfg Config)
 	if state.DatabaseIsOpen {
 		database := pgx.Identifier{tx.Conn().Config().Database}.Sanitize()
 		if !state.OwnsDatabase {
-			cfg.Logger.WarnContext(ctx, "every login of the server may connect to the database, and only its owner can change that",
+			logger.WarnContext(ctx, "every login of the server may connect to the database, and only its owner can change that",
 				"database", database)
 		} else if _, err := tx.Exec(ctx, "REVOKE CONNECT, TEMPORARY ON DATABASE "+database+" FROM PUBLIC"); err != nil {
 			return err
@@ -128,7 +130,7 @@ func lockDown(ctx context.Context, q *controlsql.Queries, tx pgx.Tx, cfg Config)
 	}
 	if state.PublicIsOpen {
 		if !state.OwnsPublic {
-			cfg.Logger.WarnContext(ctx, `everybody may create objects in the schema "public", and only its owner can change that`)
+			logger.WarnContext(ctx, `everybody may create objects in the schema "public", and only its owner can change that`)
 		} else if _, err := tx.Exec(ctx, "REVOKE CREATE ON SCHEMA public FROM PUBLIC"); err != nil {
 			return err
 		}

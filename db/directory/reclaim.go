@@ -11,10 +11,11 @@ import (
 	"github.com/leasehold-go/leasehold/internal/controlsql"
 )
 
-// Sweep removes what creations have left whose process or connection is gone: their schemas and roles. The tenants are marked
-// failed. So it does with references; half-made spares it leaves to FillSpares, which finishes them. It returns how many tenants
-// and references there were. Those that are being made or used, by this process or another, are left alone. Run it when a server
-// starts; it costs two reads when there is nothing to do. What cannot be removed does not hold up the rest; the error names it.
+// Sweep removes what creations have left whose process or connection is gone: their schemas, roles, logins and databases. The
+// tenants are marked failed. So it does with references; half-made spares it leaves to FillSpares, which finishes them. It
+// returns how many tenants and references there were. Those that are being made or used, by this process or another, are left
+// alone. Run it when a server starts; it costs two reads when there is nothing to do. What cannot be removed does not hold up the
+// rest; the error names it.
 func (d *Directory) Sweep(ctx context.Context) (int, error) {
 	rows, err := d.queries.ListProvisioningTenants(ctx)
 	if err != nil {
@@ -35,11 +36,17 @@ func (d *Directory) Sweep(ctx context.Context) (int, error) {
 	var (
 		swept int
 		errs  []error
+		down  = map[string]bool{} // clusters that could not be reached
 	)
 	for _, row := range rows {
+		if down[row.Cluster] {
+			errs = append(errs, fmt.Errorf("directory: sweep tenant %q: cluster %q could not be reached", row.Slug, row.Cluster))
+			continue
+		}
 		freed, err := d.reclaimIfDead(ctx, s, row.ID)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("directory: sweep tenant %q: %w", row.Slug, err))
+			down[row.Cluster] = unreachable(err)
 		}
 		if freed {
 			swept++
@@ -72,27 +79,46 @@ func (d *Directory) reclaimIfDead(ctx context.Context, s *session, id tenant.ID)
 	if alone, err := s.q.TryLock(ctx, creationLock(id)); err != nil || !alone {
 		return false, err
 	}
-	row, err := reclaim(ctx, s, id, EventReclaimed, "")
+	row, err := d.reclaim(ctx, s, id, EventReclaimed, "")
 	if err != nil || row.Status != tenant.Failed {
 		return false, err
 	}
-	d.cache.invalidate(row.Slug)
+	d.cache.invalidate(string(row.Slug))
 	d.cfg.Logger.WarnContext(ctx, "removed a tenant whose creator is gone", "tenant", id.String(), "slug", string(row.Slug))
 	return true, nil
 }
 
-// reclaim removes the schema and the role of a tenant that is being created, and marks it failed, in one transaction. A tenant
-// with another status is returned as it is. The caller holds the creation lock; pgx.ErrNoRows means that there is no row.
-func reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, detail string) (row controlsql.Tenant, err error) {
+// reclaim removes what there is of a tenant that is being created, and marks it failed. A tenant with another status is returned
+// as it is. The caller holds the creation lock; pgx.ErrNoRows means that there is no row. If the tenant's cluster cannot be
+// reached, all stays as it is.
+func (d *Directory) reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, detail string,
+) (row controlsql.Tenant, err error) {
+	row, err = s.q.GetTenant(ctx, id)
+	if err != nil || row.Status != tenant.Provisioning {
+		return row, err
+	}
+	where := row
+	var site *session
+	if !atHome(where) {
+		if site, err = d.openSite(ctx, where.Cluster, id); err != nil {
+			return row, err
+		}
+		defer site.close() // when the row says that the tenant failed
+	}
 	err = s.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
 		row, err = q.GetTenantForUpdate(ctx, id)
 		if err != nil || row.Status != tenant.Provisioning {
 			return err
 		}
-		if err := q.TerminateMigrations(ctx, row.SchemaName); err != nil {
-			return err
+		switch {
+		case row.Cluster != where.Cluster || row.DatabaseName != where.DatabaseName:
+			return errors.New("its place was changed meanwhile")
+		case site == nil:
+			err = tearDown(ctx, q, tx, row)
+		default:
+			err = tearDownAt(ctx, site, row)
 		}
-		if _, err := tx.Exec(ctx, house{schema: row.SchemaName, role: row.RoleName}.dropSQL()); err != nil {
+		if err != nil {
 			return err
 		}
 		row, err = q.FinishProvisioning(ctx, controlsql.FinishProvisioningParams{Status: tenant.Failed, ID: id})
@@ -102,4 +128,21 @@ func reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, deta
 		return appendEvent(ctx, q, id, kind, detail)
 	})
 	return row, err
+}
+
+// tearDown removes the schema and the role of a tenant in the database of the transaction, as far as they are there.
+func tearDown(ctx context.Context, q *controlsql.Queries, tx pgx.Tx, row controlsql.Tenant) error {
+	if err := q.TerminateMigrations(ctx, row.SchemaName); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, house{schema: row.SchemaName, role: row.RoleName}.dropSQL())
+	return err
+}
+
+// tearDownAt removes what there is of a tenant at a site.
+func tearDownAt(ctx context.Context, site *session, row controlsql.Tenant) error {
+	if row.Strategy == tenant.DatabaseStrategy {
+		return ownHouseOf(row).drop(ctx, site)
+	}
+	return site.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error { return tearDown(ctx, q, tx, row) })
 }

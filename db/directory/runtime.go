@@ -32,33 +32,41 @@ const (
 	loginUsable
 )
 
-// runtimeLogins remembers what has been seen of the runtime logins, by number.
+// clusterLogin is a runtime login on a cluster. Clusters on one server share the logins of the same number.
+type clusterLogin struct {
+	cluster string
+	number  int32
+}
+
+func atDefault(number int32) clusterLogin { return clusterLogin{tenant.DefaultCluster, number} }
+
+// runtimeLogins remembers what has been seen of the runtime logins.
 type runtimeLogins struct {
 	prefix string        // begins their names
 	asking chan struct{} // holds a token while the server is asked, so that a process asks once
 
 	mu   sync.Mutex
-	seen map[int32]loginState // guarded by mu
+	seen map[clusterLogin]loginState // guarded by mu
 }
 
 func newRuntimeLogins(installation tenant.ID) *runtimeLogins {
 	return &runtimeLogins{
 		prefix: "leasehold_run_" + installation.String()[:8] + "_",
 		asking: make(chan struct{}, 1),
-		seen:   map[int32]loginState{},
+		seen:   map[clusterLogin]loginState{},
 	}
 }
 
-func (l *runtimeLogins) state(number int32) loginState {
+func (l *runtimeLogins) state(login clusterLogin) loginState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.seen[number]
+	return l.seen[login]
 }
 
-func (l *runtimeLogins) set(number int32, state loginState) {
+func (l *runtimeLogins) set(login clusterLogin, state loginState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.seen[number] = state
+	l.seen[login] = state
 }
 
 func (d *Directory) loginName(number int32) string {
@@ -77,8 +85,8 @@ func (d *Directory) loginNumber(name string) (int32, bool) {
 // own, member of its tenants' roles, one of which it must take on by SET ROLE before it can read anything. Its search_path is
 // empty. That the connection works has been tried, anew in each call.
 //
-// The default login serves the tenants whose placement names none: all of them until there are more than
-// Config.TenantsPerLogin. For the others see LoginConn.
+// The default login serves the tenants of the default cluster whose placement names none: all that are housed by schema there
+// until there are more than Config.TenantsPerLogin. For the others see LoginConn.
 //
 // The login's name holds part of the installation's id, because logins belong to the whole server. Its password is derived
 // from Config.SecretKey. The error is ErrSecretKey if the login was given its password by a process with another key: setting
@@ -88,58 +96,35 @@ func (d *Directory) RuntimeConn(ctx context.Context) (*pgx.ConnConfig, error) {
 	if err := d.cfg.validateSecretKey(); err != nil {
 		return nil, err
 	}
-	if err := d.ensureLogin(ctx, defaultLogin, loginUsable, true); err != nil {
-		return nil, err
-	}
-	return d.loginConn(defaultLogin), nil
+	return d.usableLogin(ctx, atDefault(defaultLogin), true)
 }
 
-// LoginConn returns how to connect as the runtime login that a placement names, "" being the default one. It is what
-// tenantdb.Config.Login asks for. It does for that login what RuntimeConn does for the default one, with the same errors, but
-// asks the server only until it has succeeded once; later calls cost next to nothing. The result belongs to the caller.
-//
-// The error is also ErrRuntimeLogin, and nothing is created, if the name is that of another installation's login, or no living
-// tenant is assigned to it.
-func (d *Directory) LoginConn(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
-	name := p.Login
-	if err := d.cfg.validateSecretKey(); err != nil {
-		return nil, err
-	}
-	number := int32(defaultLogin)
-	if name != "" {
-		var ours bool
-		if number, ours = d.loginNumber(name); !ours {
-			return nil, fmt.Errorf("%w: %q is no login of this installation", ErrRuntimeLogin, name)
-		}
-	}
-	if number != defaultLogin && d.logins.state(number) != loginUsable {
-		switch assigned, err := d.queries.HasTenants(ctx, number); {
-		case err != nil:
-			return nil, fmt.Errorf("directory: look for the tenants of the login %q: %w", name, err)
-		case !assigned:
-			return nil, fmt.Errorf("%w: %q has no tenants", ErrRuntimeLogin, name)
-		}
-	}
-	if err := d.ensureLogin(ctx, number, loginUsable, false); err != nil {
-		return nil, err
-	}
-	return d.loginConn(number), nil
-}
-
-// SetRuntimePassword makes Config.SecretKey the one that counts, for all runtime logins at once. Processes that run with another
-// key keep the connections that they have and get no new ones, until they are started again with this key.
+// SetRuntimePassword makes Config.SecretKey the one that counts, for all runtime logins at once, on all clusters. Processes that
+// run with another key keep the connections that they have and get no new ones, until they are started again with this key; those
+// that have the other as one of Config.OldSecretKeys as well go on. A cluster that cannot be reached does not hold up the others;
+// the error names it, and calling again does the rest. See Reseal for what else hangs on the key; call that first.
 func (d *Directory) SetRuntimePassword(ctx context.Context) error {
 	if err := d.cfg.validateSecretKey(); err != nil {
 		return err
 	}
-	if err := d.ensureLogin(ctx, defaultLogin, loginFit, true); err != nil {
+	if err := d.ensureLogin(ctx, atDefault(defaultLogin), loginFit, true); err != nil {
 		return err
 	}
-	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		q := d.queries.WithTx(tx)
-		if err := q.LockTransaction(ctx, privilegesLock); err != nil {
-			return err
+	clusters, err := d.queries.ListClusters(ctx)
+	if err != nil {
+		return fmt.Errorf("directory: list clusters: %w", err)
+	}
+	var errs []error
+	for _, cluster := range clusters {
+		if err := d.setPasswords(ctx, cluster.Name); err != nil {
+			errs = append(errs, fmt.Errorf("%w: set the passwords on cluster %q: %w", ErrRuntimeLogin, cluster.Name, err))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Directory) setPasswords(ctx context.Context, cluster string) error {
+	return d.changeLogins(ctx, cluster, func(q *controlsql.Queries, tx pgx.Tx) error {
 		names, err := q.ListRoles(ctx, d.logins.prefix)
 		if err != nil {
 			return err
@@ -154,34 +139,87 @@ func (d *Directory) SetRuntimePassword(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%w: set the passwords: %w", ErrRuntimeLogin, err)
-	}
-	return nil
 }
 
-// loginConn says how to connect as a login.
-func (d *Directory) loginConn(number int32) *pgx.ConnConfig {
-	cc := d.cfg.ConnConfig.Copy()
+// checkKey returns ErrSecretKey if the runtime logins' passwords were made with other keys than those that are given: what is
+// sealed with ours, others could not open.
+func (d *Directory) checkKey(ctx context.Context) error {
+	return d.ensureLogin(ctx, atDefault(defaultLogin), loginUsable, false)
+}
+
+// changeLogins runs f in a transaction in the database of a cluster. All such changes take turns, on all clusters: the logins
+// belong to servers, of which several clusters may be on one.
+func (d *Directory) changeLogins(ctx context.Context, cluster string, f func(q *controlsql.Queries, tx pgx.Tx) error) error {
+	var there *session
+	if cluster != tenant.DefaultCluster { // connected before the turn comes
+		var err error
+		if there, err = d.connectTo(ctx, cluster, ""); err != nil {
+			return err
+		}
+		defer there.close()
+	}
+	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		q := d.queries.WithTx(tx)
+		if err := q.LockTransaction(ctx, privilegesLock); err != nil {
+			return err
+		}
+		if there == nil {
+			return f(q, tx)
+		}
+		return there.inTx(ctx, f)
+	})
+}
+
+// usableLogin brings a login to the state in which it can be used, and returns how to connect as it. It looks again at what it
+// has seen if it is to, or if there are several keys: one or the other may work by now.
+func (d *Directory) usableLogin(ctx context.Context, login clusterLogin, again bool) (*pgx.ConnConfig, error) {
+	admin, err := d.administrator(ctx, login.cluster)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.cfg.OldSecretKeys) > 0 {
+		if err := d.ensureLogin(ctx, login, loginFit, again); err != nil {
+			return nil, err
+		}
+		key, err := d.tryLogin(ctx, login)
+		return d.loginConn(admin, login.number, key), err
+	}
+	if err := d.ensureLogin(ctx, login, loginUsable, again); err != nil {
+		return nil, err
+	}
+	return d.loginConn(admin, login.number, d.cfg.SecretKey), nil
+}
+
+// loginConn says how to connect as a login whose password was made with the key.
+func (d *Directory) loginConn(admin *pgx.ConnConfig, number int32, key []byte) *pgx.ConnConfig {
+	cc := admin.Copy()
 	cc.User = d.loginName(number)
-	cc.Password = runtimePassword(d.cfg.SecretKey, cc.User)
+	cc.Password = runtimePassword(key, cc.User)
 	return cc
 }
 
-// tryLogin connects as the login and translates what may be wrong with it.
-func (d *Directory) tryLogin(ctx context.Context, number int32) error {
-	cc := d.loginConn(number)
-	err := tryConnect(ctx, cc)
-	switch sqlState(err) {
-	case codeInvalidPassword:
-		return fmt.Errorf("%w (login %q)", ErrSecretKey, cc.User)
-	case codeInvalidAuthorization:
-		return fmt.Errorf("%w: the server does not let %q connect; see its pg_hba.conf: %w", ErrRuntimeLogin, cc.User, err)
-	}
+// tryLogin connects as the login, and returns the key that its password was made with. It translates what may be wrong with the
+// login.
+func (d *Directory) tryLogin(ctx context.Context, login clusterLogin) ([]byte, error) {
+	admin, err := d.administrator(ctx, login.cluster)
 	if err != nil {
-		return fmt.Errorf("directory: connect as %q: %w", cc.User, err)
+		return nil, err
 	}
-	return nil
+	name := d.loginName(login.number)
+	for _, key := range d.cfg.secretKeys() {
+		err = tryConnect(ctx, d.loginConn(admin, login.number, key))
+		switch sqlState(err) {
+		case codeInvalidPassword:
+			continue
+		case codeInvalidAuthorization:
+			return nil, fmt.Errorf("%w: the server does not let %q connect; see its pg_hba.conf: %w", ErrRuntimeLogin, name, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("directory: connect as %q: %w", name, err)
+		}
+		return key, nil
+	}
+	return nil, fmt.Errorf("%w: the password of the login %q was made with another one", ErrSecretKey, name)
 }
 
 func tryConnect(ctx context.Context, cc *pgx.ConnConfig) error {
@@ -202,8 +240,8 @@ func runtimePassword(key []byte, login string) string {
 
 // ensureLogin brings a login to the state that is wanted. The server is asked only if this Directory has not seen the login in
 // that state, or if it is to look again.
-func (d *Directory) ensureLogin(ctx context.Context, number int32, wanted loginState, again bool) error {
-	if !again && d.logins.state(number) >= wanted {
+func (d *Directory) ensureLogin(ctx context.Context, login clusterLogin, wanted loginState, again bool) error {
+	if !again && d.logins.state(login) >= wanted {
 		return nil
 	}
 	select {
@@ -213,33 +251,45 @@ func (d *Directory) ensureLogin(ctx context.Context, number int32, wanted loginS
 		return ctx.Err()
 	}
 	if again {
-		d.logins.set(number, loginUnknown)
+		d.logins.set(login, loginUnknown)
 	}
-	if d.logins.state(number) < loginFit {
-		if err := d.ensureFit(ctx, number); err != nil {
+	if d.logins.state(login) < loginFit {
+		if err := d.ensureFit(ctx, login); err != nil {
 			return err
 		}
-		d.logins.set(number, loginFit)
+		d.logins.set(login, loginFit)
 	}
-	if d.logins.state(number) < wanted {
-		if err := d.tryLogin(ctx, number); err != nil {
+	if d.logins.state(login) < wanted {
+		if _, err := d.tryLogin(ctx, login); err != nil {
 			return err
 		}
-		d.logins.set(number, loginUsable)
+		d.logins.set(login, loginUsable)
 	}
 	return nil
 }
 
-func (d *Directory) ensureFit(ctx context.Context, number int32) error {
-	if fit, err := isFit(ctx, d.queries, d.loginName(number)); fit || err != nil {
+func (d *Directory) ensureFit(ctx context.Context, login clusterLogin) error {
+	if fit, err := d.isFit(ctx, login); fit || err != nil {
 		return err
 	}
-	if number != defaultLogin { // whose password makeFit compares with
-		if err := d.ensureFit(ctx, defaultLogin); err != nil {
+	if login.number != defaultLogin { // whose password makeFit compares with
+		if err := d.ensureFit(ctx, clusterLogin{login.cluster, defaultLogin}); err != nil {
 			return err
 		}
 	}
-	return d.makeFit(ctx, number)
+	return d.makeFit(ctx, login)
+}
+
+func (d *Directory) isFit(ctx context.Context, login clusterLogin) (bool, error) {
+	if login.cluster == tenant.DefaultCluster {
+		return isFit(ctx, d.queries, d.loginName(login.number))
+	}
+	there, err := d.connectTo(ctx, login.cluster, "")
+	if err != nil {
+		return false, err
+	}
+	defer there.close()
+	return isFit(ctx, there.q, d.loginName(login.number))
 }
 
 // isFit reports whether the login exists and is what it should be.
@@ -257,35 +307,32 @@ func isFit(ctx context.Context, q *controlsql.Queries, name string) (bool, error
 }
 
 // makeFit creates the login, or sets right the one that is there.
-func (d *Directory) makeFit(ctx context.Context, number int32) error {
-	name := d.loginName(number)
-	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		q := d.queries.WithTx(tx)
-		if err := q.LockTransaction(ctx, privilegesLock); err != nil {
-			return err
-		}
-		login, err := q.GetLogin(ctx, name)
+func (d *Directory) makeFit(ctx context.Context, login clusterLogin) error {
+	name := d.loginName(login.number)
+	err := d.changeLogins(ctx, login.cluster, func(q *controlsql.Queries, tx pgx.Tx) error {
+		found, err := q.GetLogin(ctx, name)
 		missing := errors.Is(err, pgx.ErrNoRows)
 		if err != nil && !missing {
 			return err
 		}
-		if missing && number != defaultLogin {
-			// All logins have passwords of one key. Under the lock nobody can set another one meanwhile.
-			if err := d.tryLogin(ctx, defaultLogin); err != nil {
+		key := d.cfg.SecretKey
+		if missing && login.number != defaultLogin {
+			// All logins have passwords of one key. In our turn nobody can set another one meanwhile.
+			if key, err = d.tryLogin(ctx, clusterLogin{login.cluster, defaultLogin}); err != nil {
 				return err
 			}
 		}
 		if err := alterLogin(ctx, tx, name, missing); err != nil {
 			return err
 		}
-		if !login.MayConnect {
+		if !found.MayConnect {
 			database := pgx.Identifier{tx.Conn().Config().Database}.Sanitize()
 			if _, err := tx.Exec(ctx, "GRANT CONNECT ON DATABASE "+database+" TO "+pgx.Identifier{name}.Sanitize()); err != nil {
 				return err
 			}
 		}
 		if missing {
-			return setPassword(ctx, tx, name, d.cfg.SecretKey)
+			return setPassword(ctx, tx, name, key)
 		}
 		return nil
 	})
@@ -312,12 +359,17 @@ func alterLogin(ctx context.Context, tx pgx.Tx, name string, missing bool) error
 	return err
 }
 
-// setPassword gives the server a verifier, never the password: statements end up in logs.
+// setPassword gives the server the password that is derived from the key.
 func setPassword(ctx context.Context, tx pgx.Tx, name string, key []byte) error {
 	verifier, err := scram.Verifier(runtimePassword(key, name))
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, "ALTER ROLE "+pgx.Identifier{name}.Sanitize()+" PASSWORD '"+verifier+"'")
+	return setVerifier(ctx, tx, name, verifier)
+}
+
+// setVerifier gives the server a verifier, never the password: statements end up in logs.
+func setVerifier(ctx context.Context, tx pgx.Tx, name, verifier string) error {
+	_, err := tx.Exec(ctx, "ALTER ROLE "+pgx.Identifier{name}.Sanitize()+" PASSWORD '"+verifier+"'")
 	return err
 }

@@ -193,8 +193,29 @@ func TestNoPasswordReachesTheServersLog(t *testing.T) {
 	d := openDirectory(t, cfg)
 	passwords := []string{string(cfg.SecretKey), mustRuntimeConn(t, d).Password}
 	mustCreate(t, d, "acme")
-	cfg.SecretKey = []byte("another secret key")
+	own, err := d.Create(t.Context(), withDatabase("globex"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		cc, err := d.LoginConn(t.Context(), own.Placement)
+		if err != nil {
+			t.Fatal(err)
+		}
+		passwords = append(passwords, cc.Password)
+		if err := d.RotatePassword(t.Context(), own.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pgtest.Exec(t, server.URL(pgserver.Superuser, "postgres"), `CREATE DATABASE another OWNER `+pgserver.Administrator)
+	far := server.URL(pgserver.Administrator, "another")
+	mustAddCluster(t, d, NewCluster{Name: "second", URL: far})
+	passwords = append(passwords, far)
+	cfg.OldSecretKeys, cfg.SecretKey = [][]byte{cfg.SecretKey}, []byte("another secret key")
 	other := openDirectory(t, cfg)
+	if _, err := other.Reseal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := other.SetRuntimePassword(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +294,7 @@ func TestLoginConnAsksOnce(t *testing.T) {
 	}
 	other := openDirectory(t, configOf(t, url))
 	other.Close()
-	if _, err := other.LoginConn(t.Context(), tenant.Placement{Login: ""}); err == nil {
+	if _, err := other.LoginConn(t.Context(), tenant.Placement{}); err == nil {
 		t.Error("a login that was never looked at is known")
 	}
 }
@@ -285,7 +306,7 @@ func TestLoginConnWaitsNoLongerThanItsCaller(t *testing.T) {
 	defer func() { <-d.logins.asking }()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := d.LoginConn(ctx, tenant.Placement{Login: ""}); !errors.Is(err, context.Canceled) {
+	if _, err := d.LoginConn(ctx, tenant.Placement{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v, want %v", err, context.Canceled)
 	}
 }
@@ -350,10 +371,10 @@ func TestSetRuntimePasswordSetsThatOfEveryLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	for number := range int32(4) {
-		if err := tryConnect(t.Context(), other.loginConn(number)); err != nil {
+		if err := tryConnect(t.Context(), other.loginConn(other.cfg.ConnConfig, number, cfg.SecretKey)); err != nil {
 			t.Errorf("login %d, the new password: %v", number, err)
 		}
-		if err := tryConnect(t.Context(), d.loginConn(number)); sqlState(err) != codeInvalidPassword {
+		if err := tryConnect(t.Context(), d.loginConn(d.cfg.ConnConfig, number, testKey)); sqlState(err) != codeInvalidPassword {
 			t.Errorf("login %d, the old password: error = %v, want SQLSTATE %s", number, err, codeInvalidPassword)
 		}
 	}

@@ -78,6 +78,10 @@ func (s *session) inTx(ctx context.Context, f func(q *controlsql.Queries, tx pgx
 // transactions change those of one object at once.
 var privilegesLock = lockKey("privileges")
 
+// placementLock is the key of the lock under which the places that clusters have left are counted and taken. It is taken before
+// reservationLock.
+var placementLock = lockKey("placements")
+
 // reservationLock is the key of the lock under which the places that a runtime login has left are counted and taken.
 var reservationLock = lockKey("reservations")
 

@@ -22,6 +22,8 @@ const takeTries = 8
 
 // takeSpare turns a spare into the tenant: one transaction on the pool, which changes no role and no schema. The error is
 // errToBeBuilt if that cannot be done.
+//
+// Whether a tenant that wishes to be anywhere is to be at home is decided in the same transaction.
 func (d *Directory) takeSpare(ctx context.Context, n NewTenant, slug tenant.Slug) (row controlsql.Tenant, err error) {
 	select {
 	case d.taking <- struct{}{}:
@@ -34,6 +36,13 @@ func (d *Directory) takeSpare(ctx context.Context, n NewTenant, slug tenant.Slug
 		spare, err := d.lockCurrentSpare(ctx, q, tx)
 		if err != nil {
 			return err
+		}
+		cluster, strategy, err := d.choose(ctx, q, n.wish())
+		if err != nil {
+			return err
+		}
+		if cluster.Name != tenant.DefaultCluster || strategy != tenant.SchemaStrategy {
+			return errToBeBuilt
 		}
 		row, err = d.giveSpare(ctx, q, tx, spare, n, slug)
 		return err

@@ -21,6 +21,19 @@ type NewTenant struct {
 	ContactEmail string
 	// Subdomain is the name that is wanted; see tenant.NewSlug.
 	Subdomain string
+	// Strategy is how to house the tenant. Defaults to what the cluster says.
+	Strategy tenant.Strategy
+	// Cluster is where to house the tenant. Defaults to the cluster with most room among those that are not draining and can be
+	// reached: the one that has the smallest share of its tenants at most, or, if some have no bound, the one with the fewest
+	// tenants.
+	Cluster string
+}
+
+func (n NewTenant) wish() wish { return wish{cluster: n.Cluster, strategy: n.Strategy} }
+
+// wantsSpare reports whether a tenant may be content with a spare.
+func (n NewTenant) wantsSpare() bool {
+	return (n.Cluster == "" || n.Cluster == tenant.DefaultCluster) && n.Strategy != tenant.DatabaseStrategy
 }
 
 const (
@@ -48,6 +61,11 @@ func (n NewTenant) check() (NewTenant, tenant.Slug, error) {
 		complain("subdomain", "subdomain", bad.Reason)
 	} else if err != nil {
 		return n, "", err
+	}
+	switch n.Strategy {
+	case "", tenant.SchemaStrategy, tenant.DatabaseStrategy:
+	default:
+		complain("strategy", "strategy", fmt.Sprintf("must be %s or %s", tenant.SchemaStrategy, tenant.DatabaseStrategy))
 	}
 	if len(fields) > 0 {
 		return n, "", &ValidationError{fields}

@@ -16,6 +16,11 @@
 //     refused to start it because its plan or description was out of date.
 //   - A connection whose state is not known (cancel, broken flight, open transaction) is closed, not used again.
 //   - A tenant holds at most its share of the connections, and tenants that wait are served in turn.
+//   - Tenants that share a database and tenants with a database of their own ([tenant.DatabaseStrategy]), on any number of clusters, are
+//     served side by side by the same calls. A connection to a tenant's own database serves that tenant and no other. All those of a
+//     cluster stand under one budget: with more databases than connections everybody is served, slower.
+//   - A cluster that cannot be reached is an error of its own tenants' calls only ([ErrUnavailable]). It is tried again once in a
+//     second while there are calls, and nothing has to be done when it is back.
 //   - A call is one round trip, also when it is the first one of its tenant or of its connection. Two are needed when the process
 //     meets a statement for the first time, and in rare cases after a migration.
 //

@@ -12,11 +12,19 @@
 //	slug.base: never existed, reserved,
 //	    provisioning failed, deleted        Unknown       404, the same bytes for each
 //	slug.base, tenant suspended             Suspended     403
+//	slug.base, tenant to be deleted         Deleting      410
 //	slug.base, tenant provisioning          Provisioning  503 and Retry-After
+//	slug.base, tenant has another slug now  -             308 to the same address under the new slug
+//	a name under no base domain             as for its tenant, which Config.Domains finds
 //	anything else, see [Hosts.Parse]        BadHost       400
 //	the resolver fails, or answers nonsense Unavailable   503 and Retry-After, details to the log only
 //
-// Every refusal carries Cache-Control: no-store: a name that is free today may belong to somebody tomorrow.
+// Every refusal carries Cache-Control: no-store: a name that is free today may belong to somebody tomorrow. So does the redirect of a
+// renamed tenant. It keeps scheme, base domain, port, path and query, and 308 has the client send the same method and body again, so
+// that nothing is lost on the way; what the new host says of the tenant counts. 410 says that the account was closed on purpose; it
+// ends when the deletion is cancelled.
+//
+// Config.Domains is asked for no host under a base domain, whatever it would say. Without it, hosts under no base domain are BadHost.
 //
 // # Guarantees
 //
@@ -37,8 +45,9 @@
 //
 // A trusted proxy is believed: it must set or strip both forwarded headers, or its clients choose what they say. Request.RemoteAddr
 // must be the peer's, so whatever rewrites it belongs behind this middleware. All base domains name the same
-// tenants: acme.example.com and acme.example.org are one. Suspended and provisioning tenants answer differently from
-// unknown ones, so their existence is no secret.
+// tenants: acme.example.com and acme.example.org are one. Suspended, provisioning, renamed and closing tenants answer differently
+// from unknown ones, so their existence is no secret. A browser that is redirected with a form calls the request cross-origin, so an
+// application that refuses those refuses it: the person sees that nothing was done.
 //
 // # Use
 //

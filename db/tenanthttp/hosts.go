@@ -8,12 +8,7 @@ import (
 	"strings"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
-)
-
-// The limits of RFC 1035, in bytes, for a name without its root dot.
-const (
-	maxHostLen  = 253
-	maxLabelLen = 63
+	"github.com/leasehold-go/leasehold/internal/hostname"
 )
 
 // HostError says why a host is not one of ours. It is for the log: its message repeats what the client sent.
@@ -74,13 +69,12 @@ func (h *Hosts) addBase(domain string) error {
 		h.addrs = append(h.addrs, addr)
 		return nil
 	}
-	name, reason := canonicalName(domain)
+	name, reason := hostname.Canonical(domain)
 	if reason != "" {
 		return fmt.Errorf("tenanthttp: base domain %q %s; want a name such as example.com, without scheme, port or wildcard",
 			domain, reason)
 	}
-	// Resolvers and browsers read a name that ends in a number as an IPv4 address, in one of its many spellings.
-	if last := name[strings.LastIndexByte(name, '.')+1:]; strings.Trim(last, "0123456789") == "" {
+	if hostname.EndsInNumber(name) {
 		return fmt.Errorf("tenanthttp: base domain %q ends in a number but is no IP address", domain)
 	}
 	h.names = append(h.names, name)
@@ -96,37 +90,46 @@ func (h *Hosts) addBase(domain string) error {
 // subdomains (a.b.example.com), labels that are empty or longer than 63 bytes, names longer than 253, any byte that is not
 // a letter, digit, hyphen or dot in ASCII, and IP addresses that are not listed as base domains.
 func (h *Hosts) Parse(host string) (slug tenant.Slug, apex bool, err error) {
+	slug, foreign, apex, err := h.read(host)
+	if foreign != "" {
+		return "", false, &HostError{host, foreignReason}
+	}
+	return slug, apex, err
+}
+
+const foreignReason = "lies under no base domain"
+
+// read is Parse, but that a name which lies under no base domain and can be somebody's domain is returned, canonical, as foreign.
+func (h *Hosts) read(host string) (slug tenant.Slug, foreign string, apex bool, err error) {
 	if strings.HasPrefix(host, "[") {
-		return h.parseIPv6(host)
+		apex, err = h.parseIPv6(host)
+		return "", "", apex, err
 	}
 	name := host
 	if i := strings.IndexByte(host, ':'); i >= 0 {
 		if !validPort(host[i+1:]) {
-			return "", false, &HostError{host, "has a bad port"}
+			return "", "", false, &HostError{host, "has a bad port"}
 		}
 		name = host[:i]
 	}
-	name, reason := canonicalName(name)
+	name, reason := hostname.Canonical(name)
 	if reason != "" {
-		return "", false, &HostError{host, reason}
+		return "", "", false, &HostError{host, reason}
 	}
 	for _, base := range h.names {
-		label, found := strings.CutSuffix(name, base)
-		switch {
-		case !found:
+		if !hostname.IsUnder(name, base) {
 			continue
-		case label == "":
-		case label[len(label)-1] == '.':
-			label = label[:len(label)-1]
-		default:
-			continue // notexample.com
 		}
-		return h.parseLabel(host, label)
+		slug, apex, err = h.parseLabel(host, strings.TrimSuffix(strings.TrimSuffix(name, base), "."))
+		return slug, "", apex, err
 	}
-	if addr, err := netip.ParseAddr(name); err == nil && slices.Contains(h.addrs, addr) {
-		return "", true, nil
+	switch addr, err := netip.ParseAddr(name); {
+	case err == nil && slices.Contains(h.addrs, addr):
+		return "", "", true, nil
+	case hostname.EndsInNumber(name), !strings.Contains(name, "."):
+		return "", "", false, &HostError{host, foreignReason}
 	}
-	return "", false, &HostError{host, "lies under no base domain"}
+	return "", name, false, nil
 }
 
 // parseLabel reads what stands in front of the base domain.
@@ -147,53 +150,19 @@ func (h *Hosts) parseLabel(host, label string) (tenant.Slug, bool, error) {
 }
 
 // parseIPv6 reads an address in brackets.
-func (h *Hosts) parseIPv6(host string) (tenant.Slug, bool, error) {
+func (h *Hosts) parseIPv6(host string) (apex bool, err error) {
 	literal, port, closed := strings.Cut(host[1:], "]")
 	if port != "" && (port[0] != ':' || !validPort(port[1:])) {
-		return "", false, &HostError{host, "has a bad port"}
+		return false, &HostError{host, "has a bad port"}
 	}
 	addr, err := netip.ParseAddr(literal)
 	if !closed || err != nil || !addr.Is6() {
-		return "", false, &HostError{host, "is no IPv6 address"}
+		return false, &HostError{host, "is no IPv6 address"}
 	}
 	if !slices.Contains(h.addrs, addr) {
-		return "", false, &HostError{host, "lies under no base domain"}
+		return false, &HostError{host, foreignReason}
 	}
-	return "", true, nil
-}
-
-// canonicalName returns the DNS name in lower case and without its root dot; or the reason why it is none.
-func canonicalName(name string) (canonical, reason string) {
-	name = strings.TrimSuffix(name, ".")
-	if len(name) > maxHostLen {
-		return "", "is too long"
-	}
-	upper, start := false, 0
-	for i := 0; i <= len(name); i++ {
-		if i == len(name) || name[i] == '.' {
-			switch label := name[start:i]; {
-			case label == "":
-				return "", "has an empty label"
-			case len(label) > maxLabelLen:
-				return "", "has a label that is too long"
-			case label[0] == '-', label[len(label)-1] == '-':
-				return "", "has a label that begins or ends with a hyphen"
-			}
-			start = i + 1
-			continue
-		}
-		switch c := name[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-':
-		case 'A' <= c && c <= 'Z':
-			upper = true
-		default:
-			return "", "holds a character that host names do not have"
-		}
-	}
-	if upper {
-		name = strings.ToLower(name)
-	}
-	return name, ""
+	return true, nil
 }
 
 // validPort reports whether s is a TCP port in decimal digits.

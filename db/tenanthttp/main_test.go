@@ -33,6 +33,7 @@ func newRegistry() registry {
 		{Slug: "globex", Status: tenant.Active},
 		{Slug: "suspended", Status: tenant.Suspended},
 		{Slug: "provisioning", Status: tenant.Provisioning},
+		{Slug: "deleting", Status: tenant.Deleting},
 		{Slug: "failed", Status: tenant.Failed},
 		{Slug: "deleted", Status: tenant.Deleted},
 	} {

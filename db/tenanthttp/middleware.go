@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
@@ -17,10 +18,17 @@ import (
 const DefaultRetryAfter = 5 * time.Second
 
 // Resolver finds the tenant of a slug, in whatever state it is. An error that is tenant.ErrNotFound means that there is
-// none; any other error means that the resolver cannot tell. It is called for each request to a tenant's host, from many
-// goroutines, and should answer from a cache.
+// none, and a *tenant.MovedError that there is none and the tenant that had the slug has another one now; any other error means that
+// the resolver cannot tell. It is called for each request to a tenant's host, from many goroutines, and should answer from a cache.
 type Resolver interface {
 	Resolve(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, error)
+}
+
+// DomainResolver finds the tenant that has a domain of its own: a DNS name in lower-case ASCII that lies under no base domain. Its
+// errors mean what those of a Resolver do, but that nothing has moved. It is called for each request to such a host, and anybody can
+// think of names: it should answer from a cache that remembers unknown ones, and has a bound.
+type DomainResolver interface {
+	ResolveDomain(ctx context.Context, name string) (*tenant.Tenant, error)
 }
 
 // Config is what New needs besides the resolver.
@@ -33,6 +41,8 @@ type Config struct {
 	// stands for the base domain itself. A tenant with such a slug is out of reach, so use reserved ones. Defaults to "" and
 	// "www" when nil.
 	ApexNames []string
+	// Domains finds the tenants of hosts that lie under no base domain. Defaults to none: such hosts are refused.
+	Domains DomainResolver
 	// TrustedProxies are the networks of the reverse proxies whose X-Forwarded-Host and Forwarded headers are believed.
 	// Such a proxy must set or strip both. Defaults to none: the headers are ignored.
 	TrustedProxies []netip.Prefix
@@ -49,6 +59,7 @@ type Config struct {
 // Middleware finds the tenant of each request. It is immutable and safe for concurrent use.
 type Middleware struct {
 	resolver   Resolver
+	domains    DomainResolver
 	hosts      *Hosts
 	proxies    []netip.Prefix
 	respond    func(http.ResponseWriter, *http.Request, Outcome)
@@ -89,6 +100,7 @@ func New(resolver Resolver, cfg Config) (*Middleware, error) {
 	seconds := (cfg.RetryAfter + time.Second - 1) / time.Second
 	return &Middleware{
 		resolver:   resolver,
+		domains:    cfg.Domains,
 		hosts:      hosts,
 		proxies:    append([]netip.Prefix(nil), cfg.TrustedProxies...),
 		respond:    cfg.Respond,
@@ -105,15 +117,19 @@ func (m *Middleware) Handler(next http.Handler) http.Handler {
 			r = r.WithContext(tenant.NewContext(r.Context(), nil))
 		}
 		host, t, outcome := m.identify(r)
-		if outcome != admitted {
+		switch outcome {
+		case admitted:
+			next.ServeHTTP(w, admit(r, host, t))
+		case moved:
+			redirect(w, r, host)
+		default:
 			m.refuse(w, r, outcome)
-			return
 		}
-		next.ServeHTTP(w, admit(r, host, t))
 	})
 }
 
-// identify returns the host and the tenant of a request that may go on; the tenant is nil on an apex host.
+// identify returns the host and the tenant of a request that may go on, the tenant being nil on an apex host; or the host to which
+// the request has to go instead, if the outcome is moved.
 func (m *Middleware) identify(r *http.Request) (host string, t *tenant.Tenant, outcome Outcome) {
 	ctx := r.Context()
 	host, err := m.requestHost(r)
@@ -121,37 +137,48 @@ func (m *Middleware) identify(r *http.Request) (host string, t *tenant.Tenant, o
 		m.log.DebugContext(ctx, "request refused", "reason", err)
 		return "", nil, BadHost
 	}
-	slug, apex, err := m.hosts.Parse(host)
+	slug, domain, apex, err := m.hosts.read(host)
+	if domain != "" && m.domains == nil {
+		err = &HostError{host, foreignReason}
+	}
 	switch {
 	case err != nil:
 		m.log.DebugContext(ctx, "request refused", "reason", err)
 		return "", nil, BadHost
 	case apex:
 		return host, nil, admitted
+	case domain != "":
+		t, err := m.domains.ResolveDomain(ctx, domain)
+		t, outcome = m.judge(ctx, "domain", domain, t, err)
+		return host, t, outcome
 	case slug.Reserved():
 		return "", nil, Unknown
 	}
-	t, outcome = m.resolve(ctx, slug)
+	t, err = m.resolver.Resolve(ctx, slug)
+	if gone, ok := errors.AsType[*tenant.MovedError](err); ok && gone.From == slug && gone.To != slug && gone.To != "" {
+		return string(gone.To) + host[len(slug):], nil, moved
+	}
+	if err == nil && t != nil && t.Slug != slug {
+		m.log.ErrorContext(ctx, "the resolver returned another tenant than was asked for", "slug", string(slug), "got", string(t.Slug))
+		return "", nil, Unavailable
+	}
+	t, outcome = m.judge(ctx, "slug", string(slug), t, err)
 	return host, t, outcome
 }
 
-// resolve asks the resolver and judges its answer. The tenant is nil unless the outcome is admitted.
-func (m *Middleware) resolve(ctx context.Context, slug tenant.Slug) (*tenant.Tenant, Outcome) {
-	t, err := m.resolver.Resolve(ctx, slug)
+// judge says what a resolver's answer means for the request. The tenant is nil unless the outcome is admitted.
+func (m *Middleware) judge(ctx context.Context, kind, name string, t *tenant.Tenant, err error) (*tenant.Tenant, Outcome) {
 	switch {
 	case errors.Is(err, tenant.ErrNotFound):
 		return nil, Unknown
 	case err != nil && ctx.Err() != nil:
-		m.log.DebugContext(ctx, "the client left before its tenant was found", "slug", string(slug), "error", err)
+		m.log.DebugContext(ctx, "the client left before its tenant was found", kind, name, "error", err)
 		return nil, Unavailable
 	case err != nil:
-		m.log.ErrorContext(ctx, "cannot resolve the tenant", "slug", string(slug), "error", err)
+		m.log.ErrorContext(ctx, "cannot resolve the tenant", kind, name, "error", err)
 		return nil, Unavailable
 	case t == nil:
-		m.log.ErrorContext(ctx, "the resolver returned neither a tenant nor an error", "slug", string(slug))
-		return nil, Unavailable
-	case t.Slug != slug:
-		m.log.ErrorContext(ctx, "the resolver returned another tenant than was asked for", "slug", string(slug), "got", string(t.Slug))
+		m.log.ErrorContext(ctx, "the resolver returned neither a tenant nor an error", kind, name)
 		return nil, Unavailable
 	}
 	switch t.Status {
@@ -161,11 +188,27 @@ func (m *Middleware) resolve(ctx context.Context, slug tenant.Slug) (*tenant.Ten
 		return nil, Suspended
 	case tenant.Provisioning:
 		return nil, Provisioning
-	case tenant.Deleting, tenant.Failed, tenant.Deleted:
+	case tenant.Deleting:
+		return nil, Deleting
+	case tenant.Failed, tenant.Deleted:
 		return nil, Unknown
 	}
-	m.log.ErrorContext(ctx, "the tenant has a status that is not known", "slug", string(slug), "status", string(t.Status))
+	m.log.ErrorContext(ctx, "the tenant has a status that is not known", kind, name, "status", string(t.Status))
 	return nil, Unavailable
+}
+
+// redirect sends a request to the same address on another host. A location without a scheme keeps that of the client, which a proxy
+// may hide from us. The client sends the same method and the same body again. Nothing may remember the answer: the name may belong to
+// somebody else one day.
+func redirect(w http.ResponseWriter, r *http.Request, host string) {
+	target := r.URL.RequestURI()
+	if !strings.HasPrefix(target, "/") { // OPTIONS *
+		target = "/"
+	}
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("Location", "//"+host+target)
+	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
 // admit returns the request as next shall see it.

@@ -68,6 +68,7 @@ func TestTruthTable(t *testing.T) {
 		{"deleted", "deleted.example.com", refusal(404, "")},
 		{"not found, with a tenant", "gone-with-tenant.example.com", refusal(404, "")},
 		{"suspended", "suspended.example.com", refusal(403, "")},
+		{"deleting", "deleting.example.com", refusal(410, "")},
 		{"provisioning", "provisioning.example.com", refusal(503, "2")},
 		{"bad host", "a.b.example.com", refusal(400, "")},
 		{"foreign host", "acme.example.org", refusal(400, "")},

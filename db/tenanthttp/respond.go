@@ -12,12 +12,15 @@ type Outcome int
 // The outcomes; the package comment says when each comes.
 const (
 	admitted Outcome = iota
+	moved            // which is answered with a redirect, and not by Respond
 	// BadHost is a request to a host that is not ours, or that names more than one host: 400.
 	BadHost
 	// Unknown is a host without a tenant that is or could be served: 404.
 	Unknown
 	// Suspended is a tenant that is kept but not served: 403.
 	Suspended
+	// Deleting is a tenant that is to be deleted, kept and not served: 410.
+	Deleting
 	// Provisioning is a tenant that is being built: 503.
 	Provisioning
 	// Unavailable is a tenant that cannot be looked up now: 503.
@@ -29,9 +32,11 @@ var outcomes = [...]struct {
 	status       int
 }{
 	admitted:     {"admitted", "", http.StatusOK},
+	moved:        {"moved", "", http.StatusPermanentRedirect},
 	BadHost:      {"bad host", "This server does not answer for the host name in the request.", http.StatusBadRequest},
 	Unknown:      {"unknown", "There is nothing at this address.", http.StatusNotFound},
 	Suspended:    {"suspended", "This account is suspended.", http.StatusForbidden},
+	Deleting:     {"deleting", "This account has been closed.", http.StatusGone},
 	Provisioning: {"provisioning", "This account is being set up. Try again in a moment.", http.StatusServiceUnavailable},
 	Unavailable:  {"unavailable", "The service is not available right now. Try again in a moment.", http.StatusServiceUnavailable},
 }

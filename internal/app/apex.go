@@ -14,6 +14,13 @@ type signupInput struct {
 	Subdomain    string `json:"subdomain"`
 }
 
+// tenant is what is asked for. Where it lives is not the visitor's choice.
+func (in signupInput) tenant() directory.NewTenant {
+	return directory.NewTenant{
+		Company: in.Company, ContactName: in.ContactName, ContactEmail: in.ContactEmail, Subdomain: in.Subdomain,
+	}
+}
+
 type signupOutput struct {
 	ID        tenant.ID   `json:"id"`
 	Subdomain tenant.Slug `json:"subdomain"`
@@ -49,7 +56,7 @@ func (a *app) signUp(w http.ResponseWriter, r *http.Request) error {
 		if err := decodeJSON(w, r, maxBody, &in); err != nil {
 			return err
 		}
-		t, err := a.signup.Create(r.Context(), directory.NewTenant(in))
+		t, err := a.signup.Create(r.Context(), in.tenant())
 		if err != nil {
 			return err
 		}
@@ -71,7 +78,7 @@ func (a *app) signUp(w http.ResponseWriter, r *http.Request) error {
 		ContactEmail: values.Get("contact_email"),
 		Subdomain:    values.Get("subdomain"),
 	}
-	t, err := a.signup.Create(r.Context(), directory.NewTenant(in))
+	t, err := a.signup.Create(r.Context(), in.tenant())
 	if fields := fieldsOf(err); fields != nil {
 		f := form{Errors: fields, Values: map[string]string{
 			"company": in.Company, "contact_name": in.ContactName, "contact_email": in.ContactEmail, "subdomain": in.Subdomain,

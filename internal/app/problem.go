@@ -107,6 +107,7 @@ var outcomes = []struct {
 	{is(errMalformed), http.StatusBadRequest, "The request cannot be read."},
 	{is(errConflict), http.StatusConflict, "The request does not fit the present state."},
 	{is(directory.ErrSlugTaken), http.StatusConflict, "This subdomain is already taken."},
+	{is(directory.ErrNoRoom), http.StatusServiceUnavailable, "There is no room for another company at the moment."},
 	{as[fieldErrors], http.StatusUnprocessableEntity, "Some fields need another look."},
 	{as[*directory.ValidationError], http.StatusUnprocessableEntity, "Some fields need another look."},
 	{isUnfit, http.StatusUnprocessableEntity, "A value does not fit."},
@@ -142,7 +143,7 @@ func isUnavailable(err error) bool {
 			return true
 		}
 	}
-	return errors.Is(err, tenantdb.ErrBusy) || errors.Is(err, tenantdb.ErrSchemaMissing) ||
+	return errors.Is(err, tenantdb.ErrBusy) || errors.Is(err, tenantdb.ErrUnavailable) || errors.Is(err, tenantdb.ErrSchemaMissing) ||
 		errors.Is(err, context.DeadlineExceeded) || as[*pgconn.ConnectError](err)
 }
 

@@ -12,7 +12,8 @@ import (
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	outcomes := []tenanthttp.Outcome{
-		tenanthttp.BadHost, tenanthttp.Unknown, tenanthttp.Suspended, tenanthttp.Provisioning, tenanthttp.Unavailable,
+		tenanthttp.BadHost, tenanthttp.Unknown, tenanthttp.Suspended, tenanthttp.Deleting, tenanthttp.Provisioning,
+		tenanthttp.Unavailable,
 	}
 	for _, outcome := range outcomes {
 		s := &site{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { app.Refuse(w, r, outcome) })}

@@ -132,6 +132,7 @@ func TestFaults(t *testing.T) {
 		status int
 	}{
 		{"no connection in time", tenantdb.ErrBusy, 503},
+		{"no server", tenantdb.ErrUnavailable, 503},
 		{"schema missing", tenantdb.ErrSchemaMissing, 503},
 		{"deadline", context.DeadlineExceeded, 503},
 		{"server starts", &pgconn.PgError{Code: "57P03"}, 503},

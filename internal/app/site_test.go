@@ -49,9 +49,10 @@ func newSite(t *testing.T) *site {
 	set, err := migrate.Load(migrations.FS, "tenant")
 	must(t, err)
 	cfg := directory.Config{
-		ConnConfig: administrator,
-		SecretKey:  []byte("a key for tests only"),
-		Migrator:   migrate.New(set, migrate.Config{}),
+		ConnConfig:  administrator,
+		SecretKey:   []byte("a key for tests only"),
+		Migrator:    migrate.New(set, migrate.Config{}),
+		TXTResolver: s,
 	}
 	_, err = directory.Migrate(ctx, cfg)
 	must(t, err)
@@ -63,7 +64,9 @@ func newSite(t *testing.T) *site {
 	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: login, Login: s.dir.LoginConn, MaxConns: 6})
 	must(t, err)
 	t.Cleanup(s.db.Close)
-	hosts, err := tenanthttp.New(s.dir, tenanthttp.Config{BaseDomains: []string{"example.com"}})
+	hosts, err := tenanthttp.New(s.dir, tenanthttp.Config{
+		BaseDomains: []string{"example.com"}, Domains: s.dir, Respond: app.Refuse,
+	})
 	must(t, err)
 	s.app, err = app.New(app.Config{
 		Database:  s.db,

@@ -19,15 +19,19 @@ const (
 	exitUsage  = 2
 )
 
-// Streams are where a command writes.
-type Streams struct{ Out, Err io.Writer }
+// Streams are where a command writes, and where it reads what it is told to read. In may be nil, which is empty.
+type Streams struct {
+	Out, Err io.Writer
+	In       io.Reader
+}
 
 // grammar is the command line.
 type grammar struct {
 	Dev     devCmd     `cmd:"" help:"Run everything on this machine: a PostgreSQL of its own, migrated, with two demo companies, serving."`
 	Serve   serveCmd   `cmd:"" help:"Serve the tenants of a database."`
-	Tenant  tenantCmd  `cmd:"" help:"Create, list and show tenants."`
+	Tenant  tenantCmd  `cmd:"" help:"Create tenants, list them, and look after them."`
 	Migrate migrateCmd `cmd:"" help:"Migrate tenants and the registry."`
+	Cluster clusterCmd `cmd:"" help:"Add, list, change and drain the servers that house tenants."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 
 	JSON       bool `name:"json" help:"Print the result as JSON."`

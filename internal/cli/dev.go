@@ -106,7 +106,7 @@ func (c *devCmd) serve(ctx context.Context, r *runner, m *migrate.Migrator, l *l
 		return err
 	}
 	s, err := newStack(ctx, stackConfig{
-		conn: conn, secret: secret, ownsLogin: true, migrator: m, spares: devSpares, web: c.Web, logger: logger,
+		conn: conn, keys: keys{current: secret}, ownsLogin: true, migrator: m, spares: devSpares, web: c.Web, logger: logger,
 	}, l)
 	if err != nil {
 		return err

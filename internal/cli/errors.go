@@ -62,7 +62,8 @@ func isUsage(err error) bool {
 	var setting *config.Error
 	var invalid *directory.ValidationError
 	var slug *tenant.SlugError
-	return errors.As(err, &parse) || errors.As(err, &setting) || errors.As(err, &invalid) || errors.As(err, &slug) ||
+	var domain *directory.DomainError
+	return errors.As(err, &parse) || errors.As(err, &setting) || errors.As(err, &invalid) || errors.As(err, &slug) || errors.As(err, &domain) ||
 		errors.Is(err, migrate.ErrBadName)
 }
 
@@ -73,6 +74,8 @@ func hint(err error) string {
 	var inUse *pgserver.InUseError
 	var connect *pgconn.ConnectError
 	var refused *pgconn.PgError
+	var moved *tenant.MovedError
+	var unverified *directory.UnverifiedError
 	switch {
 	case errors.As(err, &setting):
 		return setting.Hint
@@ -86,9 +89,29 @@ func hint(err error) string {
 	case errors.Is(err, directory.ErrNotMigrated):
 		return "run: leasehold migrate control"
 	case errors.Is(err, directory.ErrSecretKey):
-		return "give every process the same LEASEHOLD_SECRET_KEY; to change it for all, run: leasehold migrate control --set-secret-key"
+		return "give every process the same LEASEHOLD_SECRET_KEY; to change it for all, run: leasehold migrate control --set-secret-key, with the old one as LEASEHOLD_OLD_SECRET_KEY"
+	case errors.Is(err, directory.ErrNoRoom):
+		return "add a cluster, or raise the bound of one: leasehold cluster list shows them"
+	case errors.Is(err, directory.ErrNoCluster):
+		return "leasehold cluster list shows which there are"
+	case errors.Is(err, directory.ErrClusterExists):
+		return "choose another name, or change that one: leasehold cluster set"
+	case errors.Is(err, directory.ErrClusterInUse):
+		return "a cluster on which nobody lives can be removed; leasehold cluster drain keeps new tenants away"
+	case errors.Is(err, directory.ErrNoPassword):
+		return "leasehold tenant show says how it is housed"
 	case errors.Is(err, directory.ErrSlugTaken):
 		return "choose another subdomain"
+	case errors.Is(err, directory.ErrDomainTaken):
+		return "remove it there first, if it is not the other tenant's any more: leasehold tenant domain remove"
+	case errors.Is(err, directory.ErrNoDomain):
+		return "leasehold tenant domain list shows which it has"
+	case errors.Is(err, directory.ErrPurging):
+		return "wait until it is done: leasehold tenant purge --dry-run shows what is left"
+	case errors.As(err, &unverified):
+		return fmt.Sprintf("it must hold %s; a new record may take a while until everybody sees it", unverified.Domain.Token)
+	case errors.As(err, &moved):
+		return "use " + string(moved.To)
 	case errors.Is(err, tenant.ErrNotFound):
 		return "leasehold tenant list shows which there are"
 	case errors.Is(err, migrate.ErrForeign):

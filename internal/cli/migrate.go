@@ -31,6 +31,7 @@ type migrateCmd struct {
 // fleet are the flags of commands that work on many tenants.
 type fleet struct {
 	config.Database `group:"Database"`
+	config.Secret   `group:"Database"`
 	migrationsFlag
 
 	Tenant  []string `name:"tenant" placeholder:"SUBDOMAIN" help:"Only this tenant; may be given several times. ${without_tenant}"`
@@ -58,7 +59,11 @@ func (f *fleet) open(ctx context.Context, r *runner, cfg migrate.Config) (c *ope
 	if c.m, err = f.migrator(cfg); err != nil {
 		return nil, err
 	}
-	if c.dir, err = openDirectory(ctx, f.Database, nil, c.m, cfg.Logger); err != nil {
+	secret, err := optionalKeysOf(f.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if c.dir, err = openDirectory(ctx, f.Database, secret, c.m, cfg.Logger); err != nil {
 		return nil, err
 	}
 	if err := c.choose(ctx, f.Tenant); err != nil {
@@ -355,7 +360,7 @@ type migrateControlCmd struct {
 	config.Database `group:"Database"`
 	config.Secret   `group:"Database"`
 
-	SetSecretKey bool `help:"Make the given secret key the one that counts, from now on. Processes that run with another one must be started again."`
+	SetSecretKey bool `help:"Make the given secret key the one that counts, from now on: for the runtime logins, and for what the registry keeps encrypted. Needs the old one too if there is such. Processes that know another one only must be started again."`
 }
 
 // Run migrates the registry.
@@ -384,14 +389,17 @@ func (c *migrateControlCmd) Run(ctx context.Context, r *runner) error {
 }
 
 func (c *migrateControlCmd) setSecretKey(ctx context.Context, r *runner) error {
-	key, err := c.Key()
+	secret, err := keysOf(c.Secret)
 	if err != nil {
 		return err
 	}
-	dir, err := openDirectory(ctx, c.Database, key, nil, r.quiet(ctx))
+	dir, err := openDirectory(ctx, c.Database, secret, nil, r.quiet(ctx))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
+	if _, err := dir.Reseal(ctx); err != nil {
+		return err
+	}
 	return dir.SetRuntimePassword(ctx)
 }

@@ -27,6 +27,9 @@ import (
 //	exits STATUS args...  leasehold ends with the status
 //	json [path=value...]  standard output is one JSON value that holds these; a path is made of names and indexes
 //	url part=value        changes the database's URL: its password or database
+//	otherdatabase         makes another database on the same server, and OTHER_URL and the file other.url for it
+//	dropdatabases         drops the databases of the script's tenants
+//	dns                   starts a DNS server at $DNS with the record that "tenant domain add --json" has printed
 //	migrations DIR        writes the tenants' migrations that are built in to a folder
 //
 // and the condition
@@ -45,8 +48,12 @@ func TestScripts(t *testing.T) {
 			"fails":      command(scriptFails, 1),
 			"exits":      command(scriptExits, 1),
 			"json":       command(scriptJSON, 0),
+			"dns":        command(scriptDNS, 0),
 			"migrations": command(scriptMigrations, 1),
 			"url":        command(scriptURL, 1),
+
+			"otherdatabase": command(scriptOtherDatabase, 0),
+			"dropdatabases": command(scriptDropDatabases, 0),
 		},
 		Condition:           condition,
 		RequireExplicitExec: true,
@@ -90,7 +97,40 @@ func scriptDatabase(ts *testscript.TestScript, _ []string) error {
 	databaseURL := pgtest.Database(tb)
 	ts.Setenv("LEASEHOLD_DATABASE_URL", databaseURL)
 	ts.Setenv("LEASEHOLD_SECRET_KEY", secretKey)
+	ts.Setenv("SECRET", secretKey)
 	ts.Setenv("PASSWORD", passwordOf(tb, databaseURL))
+	return nil
+}
+
+func scriptOtherDatabase(ts *testscript.TestScript, _ []string) error {
+	tb, ok := ts.Value(tbKey{}).(testing.TB)
+	if !ok {
+		return errors.New("a script that is no test")
+	}
+	databaseURL := pgtest.Database(tb)
+	ts.Setenv("OTHER_URL", databaseURL)
+	return os.WriteFile(ts.MkAbs("other.url"), []byte(databaseURL+"\n"), 0o600)
+}
+
+func scriptDropDatabases(ts *testscript.TestScript, _ []string) error {
+	tb, ok := ts.Value(tbKey{}).(testing.TB)
+	if !ok {
+		return errors.New("a script that is no test")
+	}
+	conn := pgtest.Connect(tb, ts.Getenv("LEASEHOLD_DATABASE_URL"))
+	rows, err := conn.Query(tb.Context(), `SELECT database_name FROM leasehold.tenants WHERE strategy = 'database'`)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := conn.Exec(tb.Context(), `DROP DATABASE IF EXISTS `+pgx.Identifier{name}.Sanitize()+` WITH (FORCE)`); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

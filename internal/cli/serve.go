@@ -26,7 +26,7 @@ func (c *serveCmd) Run(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
-	secret, err := c.Key()
+	secret, err := keysOf(c.Secret)
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (c *serveCmd) Run(ctx context.Context, r *runner) error {
 	}
 	defer l.close()
 	s, err := newStack(ctx, stackConfig{
-		conn: conn, secret: secret, migrator: m, spares: c.Spares, web: c.Web, maxConns: c.MaxConns, logger: r.logger,
+		conn: conn, keys: secret, migrator: m, spares: c.Spares, web: c.Web, maxConns: c.MaxConns, logger: r.logger,
 	}, l)
 	if err != nil {
 		return err

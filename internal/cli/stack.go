@@ -49,13 +49,37 @@ func (f migrationsFlag) migrator(cfg migrate.Config) (*migrate.Migrator, error) 
 	return migrate.New(set, cfg), nil
 }
 
-// openDirectory opens the registry for a command. The secret and the migrator are for those that create tenants.
-func openDirectory(ctx context.Context, db config.Database, secret []byte, m *migrate.Migrator, logger *slog.Logger) (*directory.Directory, error) {
+// keys are the secret keys that a command was given.
+type keys struct {
+	current []byte
+	old     [][]byte
+}
+
+// keysOf reads the keys of a command that needs one.
+func keysOf(secret config.Secret) (k keys, err error) {
+	if k.current, err = secret.Key(); err != nil {
+		return k, err
+	}
+	k.old, err = secret.OldKeys()
+	return k, err
+}
+
+// optionalKeysOf reads the keys of a command that needs one only where tenants live on another cluster than the default one.
+func optionalKeysOf(secret config.Secret) (k keys, err error) {
+	if k.current, err = secret.OptionalKey(); err != nil {
+		return k, err
+	}
+	k.old, err = secret.OldKeys()
+	return k, err
+}
+
+// openDirectory is openDirectory for commands that have to do with clusters or passwords.
+func openDirectory(ctx context.Context, db config.Database, k keys, m *migrate.Migrator, logger *slog.Logger) (*directory.Directory, error) {
 	cc, err := db.ConnConfig()
 	if err != nil {
 		return nil, err
 	}
-	return directory.Open(ctx, directory.Config{ConnConfig: cc, SecretKey: secret, Migrator: m, Logger: logger})
+	return directory.Open(ctx, directory.Config{ConnConfig: cc, SecretKey: k.current, OldSecretKeys: k.old, Migrator: m, Logger: logger})
 }
 
 // checkWeb finds what is wrong with the settings of hosts before anything starts.
@@ -107,8 +131,8 @@ type stack struct {
 
 // stackConfig says what a stack is made of.
 type stackConfig struct {
-	conn   *pgx.ConnConfig // the administrator's
-	secret []byte
+	conn *pgx.ConnConfig // the administrator's
+	keys keys
 	// ownsLogin says that no other process uses the runtime login, so that another secret key locks nobody out.
 	ownsLogin bool
 	migrator  *migrate.Migrator
@@ -130,7 +154,7 @@ func newStack(ctx context.Context, cfg stackConfig, l *listeners) (_ *stack, err
 	}
 	s := &stack{apex: apex, logger: cfg.logger}
 	s.dir, err = directory.Open(ctx, directory.Config{
-		ConnConfig: cfg.conn, SecretKey: cfg.secret, Migrator: cfg.migrator, Spares: cfg.spares, Logger: cfg.logger,
+		ConnConfig: cfg.conn, SecretKey: cfg.keys.current, OldSecretKeys: cfg.keys.old, Migrator: cfg.migrator, Spares: cfg.spares, Logger: cfg.logger,
 	})
 	if err != nil {
 		return nil, err
@@ -158,7 +182,7 @@ func newStack(ctx context.Context, cfg stackConfig, l *listeners) (_ *stack, err
 		return nil, err
 	}
 	hosts, err := tenanthttp.New(s.dir, tenanthttp.Config{
-		BaseDomains: cfg.web.BaseDomain, TrustedProxies: proxies, Respond: app.Refuse, Logger: cfg.logger,
+		BaseDomains: cfg.web.BaseDomain, Domains: s.dir, TrustedProxies: proxies, Respond: app.Refuse, Logger: cfg.logger,
 	})
 	if err != nil {
 		return nil, err
@@ -196,7 +220,7 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-// serve answers requests and keeps spares until ctx ends, then lets requests under way finish, for no longer than shutdownTimeout.
+// serve answers requests, keeps spares and purges until ctx ends, then lets requests under way finish, for no longer than shutdownTimeout.
 func (s *stack) serve(ctx context.Context, l *listeners) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -215,6 +239,7 @@ func (s *stack) serve(ctx context.Context, l *listeners) error {
 			s.logger.WarnContext(ctx, "no spares are kept", "error", err)
 		}
 	})
+	wg.Go(func() { s.dir.KeepPurging(ctx) })
 	<-ctx.Done()
 
 	stopCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)

@@ -196,7 +196,7 @@ func (s *story) otherHosts(t *testing.T) {
 			}
 		}
 	}
-	s.get(t, "example.com", "/", http.StatusBadRequest)
+	s.get(t, "example.com", "/", http.StatusNotFound) // it could be the domain of a company
 	s.get(t, "northwind.southridge.localhost", "/api/customers", http.StatusBadRequest)
 }
 

@@ -20,6 +20,12 @@ type tenantCmd struct {
 	Create tenantCreateCmd `cmd:"" help:"Create a tenant, as sign-up does."`
 	List   tenantListCmd   `cmd:"" help:"List tenants."`
 	Show   tenantShowCmd   `cmd:"" help:"Show one tenant and what happened to it."`
+
+	RotatePassword tenantRotateCmd `cmd:"" help:"Give tenants with a database of their own another password."`
+
+	Each  tenantEachCmd  `cmd:"" help:"Run a program for each tenant."`
+	Query tenantQueryCmd `cmd:"" help:"Ask each tenant the same thing, without changing anything."`
+	tenantLife
 }
 
 type tenantCreateCmd struct {
@@ -31,6 +37,8 @@ type tenantCreateCmd struct {
 	Company      string `required:"" placeholder:"NAME" help:"The company's name."`
 	ContactName  string `required:"" placeholder:"NAME" help:"The person to talk to."`
 	ContactEmail string `required:"" placeholder:"ADDRESS" help:"That person's e-mail address."`
+	Strategy     string `enum:"schema,database," default:"" placeholder:"schema|database" help:"How to house the tenant. Defaults to what the cluster says."`
+	Cluster      string `placeholder:"NAME" help:"Where to house the tenant. Defaults to the cluster with most room."`
 }
 
 // Run creates the tenant.
@@ -40,7 +48,7 @@ func (c *tenantCreateCmd) Run(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
-	secret, err := c.Key()
+	secret, err := keysOf(c.Secret)
 	if err != nil {
 		return err
 	}
@@ -51,24 +59,37 @@ func (c *tenantCreateCmd) Run(ctx context.Context, r *runner) error {
 	defer dir.Close()
 	t, err := dir.Create(ctx, directory.NewTenant{
 		Company: c.Company, ContactName: c.ContactName, ContactEmail: c.ContactEmail, Subdomain: c.Subdomain,
+		Strategy: tenant.Strategy(c.Strategy), Cluster: c.Cluster,
 	})
 	if err != nil {
 		return err
 	}
 	return r.print(newTenantView(t), func(w io.Writer) {
-		_, _ = fmt.Fprintf(w, "created %s (%s) in schema %s\n", t.Slug, t.ID, t.Placement.Schema)
+		_, _ = fmt.Fprintf(w, "created %s (%s) in %s\n", t.Slug, t.ID, home(t.Placement))
 	})
+}
+
+// home says where a tenant lives: as briefly as the place allows.
+func home(p tenant.Placement) string {
+	where := "schema " + p.Schema
+	if p.Strategy == tenant.DatabaseStrategy {
+		where = "database " + p.Database
+	}
+	if p.Cluster != tenant.DefaultCluster {
+		where += " on " + p.Cluster
+	}
+	return where
 }
 
 type tenantListCmd struct {
 	config.Database `group:"Database"`
 
-	Status string `enum:"provisioning,active,suspended,failed,deleted,all" default:"active" help:"Only tenants in this state: ${enum} (${default})."`
+	Status string `enum:"provisioning,active,suspended,deleting,failed,deleted,all" default:"active" help:"Only tenants in this state: ${enum} (${default})."`
 }
 
 // Run lists tenants.
 func (c *tenantListCmd) Run(ctx context.Context, r *runner) error {
-	dir, err := openDirectory(ctx, c.Database, nil, nil, r.quiet(ctx))
+	dir, err := openDirectory(ctx, c.Database, keys{}, nil, r.quiet(ctx))
 	if err != nil {
 		return err
 	}
@@ -110,7 +131,7 @@ type tenantShowCmd struct {
 
 // Run shows a tenant.
 func (c *tenantShowCmd) Run(ctx context.Context, r *runner) error {
-	dir, err := openDirectory(ctx, c.Database, nil, nil, r.quiet(ctx))
+	dir, err := openDirectory(ctx, c.Database, keys{}, nil, r.quiet(ctx))
 	if err != nil {
 		return err
 	}

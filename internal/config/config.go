@@ -75,29 +75,58 @@ func withoutURL(err error) error {
 	return errors.New("cannot be read")
 }
 
-// Secret is the key that passwords are derived from.
+// Secret is the key that passwords are derived from, and that the registry's secrets are encrypted with.
 type Secret struct {
-	SecretKey     string `name:"secret-key" env:"LEASEHOLD_SECRET_KEY" placeholder:"KEY" help:"At least 16 random bytes, the same for every process: passwords that Leasehold makes are derived from it. Prefer the variable or the file to the flag, which other users of the machine can see."`
+	SecretKey     string `name:"secret-key" env:"LEASEHOLD_SECRET_KEY" placeholder:"KEY" help:"At least 16 random bytes, the same for every process: passwords that Leasehold makes are derived from it or encrypted with it. Prefer the variable or the file to the flag, which other users of the machine can see."`
 	SecretKeyFile string `name:"secret-key-file" env:"LEASEHOLD_SECRET_KEY_FILE" placeholder:"FILE" help:"A file that holds the secret key."`
+
+	OldSecretKey     string `name:"old-secret-key" env:"LEASEHOLD_OLD_SECRET_KEY" placeholder:"KEY" help:"The key before, while it is being changed: what was made with it can be used too."`
+	OldSecretKeyFile string `name:"old-secret-key-file" env:"LEASEHOLD_OLD_SECRET_KEY_FILE" placeholder:"FILE" help:"A file that holds the key before."`
 }
 
 // Key returns the secret key.
 func (s Secret) Key() ([]byte, error) {
 	const setting = "LEASEHOLD_SECRET_KEY"
-	const hint = "set it to at least 16 random bytes, such as the output of: openssl rand -hex 32; for the database of 'leasehold dev' run: . ./.leasehold/env"
-	key := []byte(s.SecretKey)
-	if s.SecretKey == "" && s.SecretKeyFile != "" {
-		content, err := os.ReadFile(s.SecretKeyFile)
+	key, err := readKey(setting, s.SecretKey, s.SecretKeyFile)
+	if err == nil && key == nil {
+		err = &Error{setting, errMissing, secretHint}
+	}
+	return key, err
+}
+
+// OptionalKey returns the secret key, or nil if none is set, for commands that need one only for some databases.
+func (s Secret) OptionalKey() ([]byte, error) {
+	return readKey("LEASEHOLD_SECRET_KEY", s.SecretKey, s.SecretKeyFile)
+}
+
+// OldKeys returns the keys that were the secret key before: none or one.
+func (s Secret) OldKeys() ([][]byte, error) {
+	key, err := readKey("LEASEHOLD_OLD_SECRET_KEY", s.OldSecretKey, s.OldSecretKeyFile)
+	if key == nil || err != nil {
+		return nil, err
+	}
+	return [][]byte{key}, nil
+}
+
+const secretHint = "set it to at least 16 random bytes, such as the output of: openssl rand -hex 32; for the database of 'leasehold dev' run: . ./.leasehold/env"
+
+// readKey returns a key that is given itself, or else in a file; nil if neither is.
+func readKey(setting, value, file string) ([]byte, error) {
+	key := []byte(value)
+	if value == "" && file != "" {
+		content, err := os.ReadFile(file)
 		if err != nil {
 			return nil, &Error{setting + "_FILE", err, "name a file that this user can read"}
 		}
-		key = bytes.TrimSpace(content)
+		if key = bytes.TrimSpace(content); len(key) == 0 {
+			return nil, &Error{setting + "_FILE", errors.New("is empty"), secretHint}
+		}
 	}
 	switch {
 	case len(key) == 0:
-		return nil, &Error{setting, errMissing, hint}
+		return nil, nil
 	case len(key) < minSecretLen:
-		return nil, &Error{setting, fmt.Errorf("has %d bytes, fewer than %d", len(key), minSecretLen), hint}
+		return nil, &Error{setting, fmt.Errorf("has %d bytes, fewer than %d", len(key), minSecretLen), secretHint}
 	}
 	return key, nil
 }

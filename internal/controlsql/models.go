@@ -76,6 +76,8 @@ type Tenant struct {
 	UpdatedAt             time.Time
 	LoginNo               int32
 	NextEncryptedPassword []byte
+	LivingOn              *string
 	DeleteAfter           *time.Time
 	Purging               bool
+	WasSuspended          bool
 }

@@ -13,29 +13,37 @@ import (
 
 const chooseLogin = `-- name: ChooseLogin :one
 WITH places AS (
-    SELECT login_no, count(*) AS taken FROM tenants WHERE status NOT IN ('failed', 'deleted') GROUP BY login_no
+    SELECT login_no, count(*) AS taken FROM tenants
+    WHERE cluster = $1 AND strategy = 'schema' AND status NOT IN ('failed', 'deleted') GROUP BY login_no
     UNION ALL
-    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') GROUP BY login_no
+    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') AND $1 = 'default' GROUP BY login_no
 ), full_logins AS (
-    SELECT login_no FROM places GROUP BY login_no HAVING sum(taken) >= $1::bigint
+    SELECT login_no FROM places GROUP BY login_no HAVING sum(taken) >= $2::bigint
 )
 SELECT min(login_no)::integer
 FROM (SELECT 0 AS login_no UNION ALL SELECT login_no + 1 FROM full_logins) candidates
 WHERE login_no NOT IN (SELECT login_no FROM full_logins)
 `
 
-// The lowest number whose login has room for a living tenant or a spare. It holds until the transaction ends, if the reservation
-// lock was taken by an earlier statement of the transaction. No login is a member of a reference's role.
-func (q *Queries) ChooseLogin(ctx context.Context, tenantsPerLogin int64) (int32, error) {
-	row := q.db.QueryRow(ctx, chooseLogin, tenantsPerLogin)
+type ChooseLoginParams struct {
+	Cluster         string
+	TenantsPerLogin int64
+}
+
+// The lowest number whose login has room on the cluster for a living tenant that is housed by schema, or a spare. It holds until the
+// transaction ends, if the reservation lock was taken by an earlier statement of the transaction. No login is a member of a
+// reference's role. Spares are on the default cluster only.
+func (q *Queries) ChooseLogin(ctx context.Context, arg ChooseLoginParams) (int32, error) {
+	row := q.db.QueryRow(ctx, chooseLogin, arg.Cluster, arg.TenantsPerLogin)
 	var column_1 int32
 	err := row.Scan(&column_1)
 	return column_1, err
 }
 
 const finishProvisioning = `-- name: FinishProvisioning :one
-UPDATE tenants SET status = $1 WHERE id = $2 AND status = 'provisioning'
-RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging
+UPDATE tenants SET status = $1, encrypted_password = CASE WHEN $1 = 'failed' THEN NULL ELSE encrypted_password END
+WHERE id = $2 AND status = 'provisioning'
+RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended
 `
 
 type FinishProvisioningParams struct {
@@ -64,14 +72,16 @@ func (q *Queries) FinishProvisioning(ctx context.Context, arg FinishProvisioning
 		&i.UpdatedAt,
 		&i.LoginNo,
 		&i.NextEncryptedPassword,
+		&i.LivingOn,
 		&i.DeleteAfter,
 		&i.Purging,
+		&i.WasSuspended,
 	)
 	return i, err
 }
 
 const getLivingTenant = `-- name: GetLivingTenant :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE slug = $1 AND status NOT IN ('failed', 'deleted')
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended FROM tenants WHERE slug = $1 AND status NOT IN ('failed', 'deleted')
 `
 
 func (q *Queries) GetLivingTenant(ctx context.Context, slug tenant.Slug) (Tenant, error) {
@@ -95,14 +105,16 @@ func (q *Queries) GetLivingTenant(ctx context.Context, slug tenant.Slug) (Tenant
 		&i.UpdatedAt,
 		&i.LoginNo,
 		&i.NextEncryptedPassword,
+		&i.LivingOn,
 		&i.DeleteAfter,
 		&i.Purging,
+		&i.WasSuspended,
 	)
 	return i, err
 }
 
 const getTenant = `-- name: GetTenant :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE id = $1
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended FROM tenants WHERE id = $1
 `
 
 func (q *Queries) GetTenant(ctx context.Context, id tenant.ID) (Tenant, error) {
@@ -126,14 +138,16 @@ func (q *Queries) GetTenant(ctx context.Context, id tenant.ID) (Tenant, error) {
 		&i.UpdatedAt,
 		&i.LoginNo,
 		&i.NextEncryptedPassword,
+		&i.LivingOn,
 		&i.DeleteAfter,
 		&i.Purging,
+		&i.WasSuspended,
 	)
 	return i, err
 }
 
 const getTenantForUpdate = `-- name: GetTenantForUpdate :one
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE id = $1 FOR UPDATE
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended FROM tenants WHERE id = $1 FOR UPDATE
 `
 
 func (q *Queries) GetTenantForUpdate(ctx context.Context, id tenant.ID) (Tenant, error) {
@@ -157,18 +171,28 @@ func (q *Queries) GetTenantForUpdate(ctx context.Context, id tenant.ID) (Tenant,
 		&i.UpdatedAt,
 		&i.LoginNo,
 		&i.NextEncryptedPassword,
+		&i.LivingOn,
 		&i.DeleteAfter,
 		&i.Purging,
+		&i.WasSuspended,
 	)
 	return i, err
 }
 
 const hasTenants = `-- name: HasTenants :one
-SELECT EXISTS (SELECT FROM tenants WHERE login_no = $1 AND status NOT IN ('failed', 'deleted'))
+SELECT EXISTS (
+    SELECT FROM tenants
+    WHERE cluster = $1 AND login_no = $2 AND strategy = 'schema' AND status NOT IN ('failed', 'deleted')
+)
 `
 
-func (q *Queries) HasTenants(ctx context.Context, loginNo int32) (bool, error) {
-	row := q.db.QueryRow(ctx, hasTenants, loginNo)
+type HasTenantsParams struct {
+	Cluster string
+	LoginNo int32
+}
+
+func (q *Queries) HasTenants(ctx context.Context, arg HasTenantsParams) (bool, error) {
+	row := q.db.QueryRow(ctx, hasTenants, arg.Cluster, arg.LoginNo)
 	var exists bool
 	err := row.Scan(&exists)
 	return exists, err
@@ -176,27 +200,29 @@ func (q *Queries) HasTenants(ctx context.Context, loginNo int32) (bool, error) {
 
 const insertTenant = `-- name: InsertTenant :one
 INSERT INTO tenants (
-    id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, login_no
+    id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, login_no,
+    encrypted_password
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-    $12
+    $12, $13
 )
-RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging
+RETURNING id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended
 `
 
 type InsertTenantParams struct {
-	ID           tenant.ID
-	Slug         tenant.Slug
-	Company      string
-	ContactName  string
-	ContactEmail string
-	Status       tenant.Status
-	Cluster      string
-	Strategy     tenant.Strategy
-	DatabaseName string
-	SchemaName   string
-	RoleName     string
-	LoginNo      int32
+	ID                tenant.ID
+	Slug              tenant.Slug
+	Company           string
+	ContactName       string
+	ContactEmail      string
+	Status            tenant.Status
+	Cluster           string
+	Strategy          tenant.Strategy
+	DatabaseName      string
+	SchemaName        string
+	RoleName          string
+	LoginNo           int32
+	EncryptedPassword []byte
 }
 
 func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Tenant, error) {
@@ -213,6 +239,7 @@ func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Ten
 		arg.SchemaName,
 		arg.RoleName,
 		arg.LoginNo,
+		arg.EncryptedPassword,
 	)
 	var i Tenant
 	err := row.Scan(
@@ -233,14 +260,16 @@ func (q *Queries) InsertTenant(ctx context.Context, arg InsertTenantParams) (Ten
 		&i.UpdatedAt,
 		&i.LoginNo,
 		&i.NextEncryptedPassword,
+		&i.LivingOn,
 		&i.DeleteAfter,
 		&i.Purging,
+		&i.WasSuspended,
 	)
 	return i, err
 }
 
 const listProvisioningTenants = `-- name: ListProvisioningTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE status = 'provisioning' ORDER BY id
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended FROM tenants WHERE status = 'provisioning' ORDER BY id
 `
 
 func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error) {
@@ -270,8 +299,10 @@ func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error)
 			&i.UpdatedAt,
 			&i.LoginNo,
 			&i.NextEncryptedPassword,
+			&i.LivingOn,
 			&i.DeleteAfter,
 			&i.Purging,
+			&i.WasSuspended,
 		); err != nil {
 			return nil, err
 		}
@@ -284,9 +315,10 @@ func (q *Queries) ListProvisioningTenants(ctx context.Context) ([]Tenant, error)
 }
 
 const listServedTenants = `-- name: ListServedTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants WHERE status IN ('active', 'suspended') ORDER BY slug
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended FROM tenants WHERE status IN ('active', 'suspended') OR status = 'deleting' AND NOT purging ORDER BY slug
 `
 
+// Those that are served, or may be again.
 func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
 	rows, err := q.db.Query(ctx, listServedTenants)
 	if err != nil {
@@ -314,8 +346,10 @@ func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
 			&i.UpdatedAt,
 			&i.LoginNo,
 			&i.NextEncryptedPassword,
+			&i.LivingOn,
 			&i.DeleteAfter,
 			&i.Purging,
+			&i.WasSuspended,
 		); err != nil {
 			return nil, err
 		}
@@ -328,7 +362,7 @@ func (q *Queries) ListServedTenants(ctx context.Context) ([]Tenant, error) {
 }
 
 const listTenants = `-- name: ListTenants :many
-SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, delete_after, purging FROM tenants
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended FROM tenants
 WHERE (slug, id) > ($1, $2::uuid)
   AND ($3::text = '' OR status = $3::text)
 ORDER BY slug, id
@@ -374,8 +408,10 @@ func (q *Queries) ListTenants(ctx context.Context, arg ListTenantsParams) ([]Ten
 			&i.UpdatedAt,
 			&i.LoginNo,
 			&i.NextEncryptedPassword,
+			&i.LivingOn,
 			&i.DeleteAfter,
 			&i.Purging,
+			&i.WasSuspended,
 		); err != nil {
 			return nil, err
 		}

@@ -65,7 +65,7 @@ var mutants = []mutant{
 
 	// The lanes.
 	{"a tenant has no share", "queue.go", "len(t.queue) == 0 && t.held < p.share(t)", "len(t.queue) == 0"},
-	{"calls are served in the order in which they came", "lane.go", "p.turns = append(p.turns, t) // its", "p.turns = slices.Insert(p.turns, 0, t) // its"},
+	{"calls are served in the order in which they came", "queue.go", "		ts.putLast(t)\n", ""},
 	{"a connection may know any number of tenants", "lane.go", "case len(s.tenants) > p.cfg.MaxTenantsPerConn:", "case len(s.tenants) > p.cfg.MaxTenantsPerConn && false:"},
 	{"a free connection of another login will do", "lane.go", "s.login != t.login || !anyhow", "!anyhow"},
 	{"a connection goes to the tenant of another login", "lane.go", "		if s.login != t.login {\n			w := t.queue[0]", "		if s.login != t.login && false {\n			w := t.queue[0]"},
@@ -73,12 +73,26 @@ var mutants = []mutant{
 	{"connections are exchanged with every call", "lane.go", "now.Sub(p.switched) < switchAfter", "false"},
 	{"a call that gave up keeps what it was granted", "queue.go", "			p.release(g.session, w.load, true)\n", ""},
 	{"a connection is given back in any state", "lease.go", "ctx.Err() == nil && l.idle())", "ctx.Err() == nil || true)"},
-	{"calls that wait are forgotten when the handle is closed", "opening.go", "			w.granted <- grant{err: ErrClosed}\n", "			_ = w\n"},
+	{"calls that wait are forgotten when the handle is closed", "queue.go", "			w.granted <- grant{err: ErrClosed}\n", "			_ = w\n"},
+
+	// Databases of tenants' own, and clusters.
+	{"a connection serves any database", "databases.go", "		if s.door != t.door {", "		if s.door.Cluster != t.door.Cluster {"},
+	{"a database's name is left out of the door", "server.go", "		d.Database = p.Database\n", "		d.Database, d.Login = \"\", \"\"\n"},
+	{"a tenant that moved keeps its pool", "db.go", "case ok && old.load.door == s.load.door:", "case ok:"},
+	{"the budget is not counted", "databases.go", "	if p.open < p.cfg.MaxDatabaseConns {", "	if true {"},
+	{"each call opens a connection", "databases.go", "len(t.queue) == 0 || t.opening || t.open", "len(t.queue) == 0 || t.open"},
+	{"the database used last makes room", "databases.go", "		oldest := p.idle[0]\n		p.idle = slices.Delete(p.idle, 0, 1)", "		oldest := p.idle[len(p.idle)-1]\n		p.idle = p.idle[:len(p.idle)-1]"},
+	{"who waits never gets a busy tenant's connection", "databases.go", "if mine == nil || time.Since(s.since) >= tenure {", "if mine == nil {"},
+	{"idle databases stay open", "databases.go", "now.Sub(s.idleSince) > p.cfg.MaxDatabaseIdleTime", "false"},
+	{"a password that was changed is not asked for again", "dial.go", "pgErr.Code == codeInvalidPassword && !e.isHome(d)", "false && pgErr.Code == codeInvalidPassword && !e.isHome(d)"},
+	{"an outage never ends", "server.go", "	case err == nil:\n		o.err = nil\n", "	case err == nil:\n"},
+	{"a server that is away is not told from a faulty login", "server.go", "return fmt.Errorf(\"connect: %w: %w\", ErrUnavailable, err)", "return fmt.Errorf(\"connect: %w\", err)"},
+	{"all clusters are one", "server.go", "	if sv := e.servers[cluster]; sv != nil {", "	cluster = e.cfg.Cluster\n	if sv := e.servers[cluster]; sv != nil {"},
 
 	// Sessions of one's own.
 	{"a session is not closed", "pinned.go", "	s.lease.e.working.Go(s.lease.close)\n", ""},
 	{"a session takes any context", "pinned.go", "t.ID != s.scope.tenant.ID", "t.ID != s.scope.tenant.ID && false"},
-	{"a session is opened behind a pooler", "pinned.go", "if e.pooled.Load() {", "if e.pooled.Load() && false {"},
+	{"a session is opened behind a pooler", "pinned.go", "if sv.pooled.Load() {", "if sv.pooled.Load() && false {"},
 	{"what lives in a session is let through", "guard.go", "case c == inSession && !pinned:", "case c == inSession && !pinned && false:"},
 	{"temporary tables are let through", "guard.go", "case temporary.MatchString(", "case false && temporary.MatchString("},
 

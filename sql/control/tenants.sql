@@ -1,10 +1,12 @@
 -- name: ChooseLogin :one
--- The lowest number whose login has room for a living tenant or a spare. It holds until the transaction ends, if the reservation
--- lock was taken by an earlier statement of the transaction. No login is a member of a reference's role.
+-- The lowest number whose login has room on the cluster for a living tenant that is housed by schema, or a spare. It holds until the
+-- transaction ends, if the reservation lock was taken by an earlier statement of the transaction. No login is a member of a
+-- reference's role. Spares are on the default cluster only.
 WITH places AS (
-    SELECT login_no, count(*) AS taken FROM tenants WHERE status NOT IN ('failed', 'deleted') GROUP BY login_no
+    SELECT login_no, count(*) AS taken FROM tenants
+    WHERE cluster = @cluster AND strategy = 'schema' AND status NOT IN ('failed', 'deleted') GROUP BY login_no
     UNION ALL
-    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') GROUP BY login_no
+    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') AND @cluster = 'default' GROUP BY login_no
 ), full_logins AS (
     SELECT login_no FROM places GROUP BY login_no HAVING sum(taken) >= @tenants_per_login::bigint
 )
@@ -13,14 +15,18 @@ FROM (SELECT 0 AS login_no UNION ALL SELECT login_no + 1 FROM full_logins) candi
 WHERE login_no NOT IN (SELECT login_no FROM full_logins);
 
 -- name: HasTenants :one
-SELECT EXISTS (SELECT FROM tenants WHERE login_no = @login_no AND status NOT IN ('failed', 'deleted'));
+SELECT EXISTS (
+    SELECT FROM tenants
+    WHERE cluster = @cluster AND login_no = @login_no AND strategy = 'schema' AND status NOT IN ('failed', 'deleted')
+);
 
 -- name: InsertTenant :one
 INSERT INTO tenants (
-    id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, login_no
+    id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, login_no,
+    encrypted_password
 ) VALUES (
     @id, @slug, @company, @contact_name, @contact_email, @status, @cluster, @strategy, @database_name, @schema_name, @role_name,
-    @login_no
+    @login_no, @encrypted_password
 )
 RETURNING *;
 
@@ -41,11 +47,13 @@ ORDER BY slug, id
 LIMIT @max_rows;
 
 -- name: ListServedTenants :many
-SELECT * FROM tenants WHERE status IN ('active', 'suspended') ORDER BY slug;
+-- Those that are served, or may be again.
+SELECT * FROM tenants WHERE status IN ('active', 'suspended') OR status = 'deleting' AND NOT purging ORDER BY slug;
 
 -- name: ListProvisioningTenants :many
 SELECT * FROM tenants WHERE status = 'provisioning' ORDER BY id;
 
 -- name: FinishProvisioning :one
-UPDATE tenants SET status = @status WHERE id = @id AND status = 'provisioning'
+UPDATE tenants SET status = @status, encrypted_password = CASE WHEN @status = 'failed' THEN NULL ELSE encrypted_password END
+WHERE id = @id AND status = 'provisioning'
 RETURNING *;

@@ -28,9 +28,20 @@ ALTER TABLE tenants
         AND database_name NOT IN ('postgres', 'template0', 'template1')
     );
 
+-- The record of a tenant that is gone does not hold its cluster.
+ALTER TABLE tenants
+    DROP CONSTRAINT tenants_cluster_fkey,
+    ADD COLUMN living_on text COLLATE "C"
+        GENERATED ALWAYS AS (CASE WHEN status NOT IN ('failed', 'deleted') THEN cluster END) STORED
+        CONSTRAINT tenants_living_on_fkey REFERENCES clusters (name);
+
 -- Names of databases are never used twice on a cluster.
 CREATE UNIQUE INDEX tenants_database_names ON tenants (cluster, database_name) WHERE strategy = 'database';
-CREATE INDEX tenants_cluster_living ON tenants (cluster) WHERE status NOT IN ('failed', 'deleted');
+CREATE INDEX tenants_cluster_living ON tenants (living_on) WHERE living_on IS NOT NULL;
+
+-- A runtime login is one on each cluster, and is a member of the roles of tenants that are housed by schema there.
+DROP INDEX tenants_login_living;
+CREATE INDEX tenants_login_living ON tenants (cluster, login_no) WHERE strategy = 'schema' AND status NOT IN ('failed', 'deleted');
 
 -- migrate:down
 
@@ -44,10 +55,14 @@ BEGIN
 END
 $$;
 
-DELETE FROM clusters WHERE name <> 'default';
+DROP INDEX tenants_login_living;
+CREATE INDEX tenants_login_living ON tenants (login_no) WHERE status NOT IN ('failed', 'deleted');
 DROP INDEX tenants_cluster_living;
 DROP INDEX tenants_database_names;
+DELETE FROM clusters WHERE name <> 'default';
 ALTER TABLE tenants
+    DROP COLUMN living_on,
+    ADD CONSTRAINT tenants_cluster_fkey FOREIGN KEY (cluster) REFERENCES clusters (name),
     DROP CONSTRAINT tenants_database_name_grammar,
     DROP CONSTRAINT tenants_passwords_belong_to_databases,
     DROP COLUMN next_encrypted_password;

@@ -7,6 +7,8 @@ ALTER TABLE tenants
     ADD CONSTRAINT tenants_status_known CHECK (status IN ('provisioning', 'active', 'suspended', 'deleting', 'failed', 'deleted')),
     ADD COLUMN delete_after timestamptz,
     ADD COLUMN purging boolean NOT NULL DEFAULT false,
+    -- What it is again when the deletion is cancelled.
+    ADD COLUMN was_suspended boolean NOT NULL DEFAULT false,
     ADD CONSTRAINT tenants_deleting_has_a_time CHECK ((status = 'deleting') = (delete_after IS NOT NULL)),
     ADD CONSTRAINT tenants_purging_is_deleting CHECK (NOT purging OR status = 'deleting');
 
@@ -41,8 +43,14 @@ CREATE TRIGGER tenants_former_slugs_insert BEFORE INSERT ON tenants
 CREATE TRIGGER tenants_former_slugs_update BEFORE UPDATE OF slug ON tenants
     FOR EACH ROW WHEN (NEW.slug <> OLD.slug) EXECUTE FUNCTION tenants_keep_former_slugs();
 
--- Whoever controls a domain puts the token into a TXT record of it; then it is verified, and leads to the tenant.
-ALTER TABLE domains ADD COLUMN token text NOT NULL DEFAULT replace(gen_random_uuid()::text, '-', '');
+-- Whoever controls a domain puts the token into a TXT record of it; then it is verified, and leads to the tenant. Any number of tenants
+-- may claim a domain until one of them has verified it.
+ALTER TABLE domains
+    ADD COLUMN token text NOT NULL DEFAULT replace(gen_random_uuid()::text, '-', ''),
+    DROP CONSTRAINT domains_pkey,
+    ADD PRIMARY KEY (name, tenant_id);
+
+CREATE UNIQUE INDEX domains_verified ON domains (name) WHERE verified_at IS NOT NULL;
 
 -- The payload of a domain's notification is the domain. A slug has no dot in it, and a domain has one.
 CREATE FUNCTION domains_notify() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -76,6 +84,21 @@ $$;
 CREATE TRIGGER former_slugs_changed AFTER INSERT OR UPDATE OR DELETE ON former_slugs
     FOR EACH ROW EXECUTE FUNCTION former_slugs_notify();
 
+-- A change of a tenant concerns all that leads to it.
+CREATE OR REPLACE FUNCTION tenants_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        PERFORM pg_catalog.pg_notify('leasehold_tenants', OLD.slug);
+        PERFORM pg_catalog.pg_notify('leasehold_tenants', d.name) FROM leasehold.domains d WHERE d.tenant_id = OLD.id;
+        PERFORM pg_catalog.pg_notify('leasehold_tenants', f.slug) FROM leasehold.former_slugs f WHERE f.tenant_id = OLD.id;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        PERFORM pg_catalog.pg_notify('leasehold_tenants', NEW.slug);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- migrate:down
 
 DO $$
@@ -87,9 +110,27 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION tenants_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        PERFORM pg_catalog.pg_notify('leasehold_tenants', OLD.slug);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        PERFORM pg_catalog.pg_notify('leasehold_tenants', NEW.slug);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 DROP TRIGGER domains_changed ON domains;
 DROP FUNCTION domains_notify();
-ALTER TABLE domains DROP COLUMN token;
+DROP INDEX domains_verified;
+-- To the release before a claim was worth as much as a domain.
+DELETE FROM domains WHERE verified_at IS NULL;
+ALTER TABLE domains
+    DROP CONSTRAINT domains_pkey,
+    ADD PRIMARY KEY (name),
+    DROP COLUMN token;
 DROP TRIGGER tenants_former_slugs_update ON tenants;
 DROP TRIGGER tenants_former_slugs_insert ON tenants;
 DROP FUNCTION tenants_keep_former_slugs();
@@ -99,6 +140,7 @@ DROP INDEX tenants_delete_after;
 ALTER TABLE tenants
     DROP CONSTRAINT tenants_purging_is_deleting,
     DROP CONSTRAINT tenants_deleting_has_a_time,
+    DROP COLUMN was_suspended,
     DROP COLUMN purging,
     DROP COLUMN delete_after,
     DROP CONSTRAINT tenants_status_known;
