@@ -39,6 +39,9 @@ type Options struct {
 	// Stop, when it is closed, lets the targets in hand be finished and no other be begun. Whoever waits for another runner, or to try
 	// again, gives up. Defaults to never.
 	Stop <-chan struct{}
+	// Surveyed is called before the first target is begun, with how far each is, in the order given, as Status tells it. Defaults to
+	// nothing.
+	Surveyed func([]TargetStatus)
 	// Progress is called once for each target that is finished, as soon as it is, never by two goroutines at a time; workers wait for
 	// it. Defaults to nothing.
 	Progress func(Result)
@@ -140,6 +143,9 @@ func (m *Migrator) undo(targets []Target, found []finding, back Back) (to string
 // run takes the targets where a course leads, given what a survey found. Those that it could not read are tried again, unless all must
 // have been read.
 func (m *Migrator) run(ctx context.Context, targets []Target, opts Options, found []finding, c course, allRead bool) (Report, error) {
+	if opts.Surveyed != nil {
+		opts.Surveyed(m.statuses(ctx, targets, found))
+	}
 	r := &run{m: m, targets: targets, opts: opts, found: found, course: c, results: make([]Result, len(targets)), done: make([]bool, len(targets))}
 	var work []int
 	for i, f := range found {
@@ -324,18 +330,12 @@ type TargetStatus struct {
 // and changes nothing; a target without a ledger has everything pending. Targets that could not be read have an Err; the error then is
 // a *FailedError, or wraps the context's as that of Up does.
 func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus, error) {
-	statuses := make([]TargetStatus, len(targets))
+	statuses := m.statuses(ctx, targets, m.survey(ctx, targets, nil))
 	var (
 		failed     []Result
 		unfinished int
 	)
-	for i, f := range m.survey(ctx, targets, nil) {
-		t, s := targets[i], &statuses[i]
-		t.Name = t.name()
-		if f.err == nil {
-			*s = m.set.status(f.ledger)
-		}
-		s.Target, s.Schema, s.Err = t.Name, t.Schema, t.wrap(ctx, f.err)
+	for _, s := range statuses {
 		switch {
 		case interrupted(ctx, s.Err):
 			unfinished++
@@ -344,6 +344,20 @@ func (m *Migrator) Status(ctx context.Context, targets []Target) ([]TargetStatus
 		}
 	}
 	return statuses, outcome(failed, unfinished, len(targets), contextError(ctx))
+}
+
+// statuses says what a survey has found.
+func (m *Migrator) statuses(ctx context.Context, targets []Target, found []finding) []TargetStatus {
+	statuses := make([]TargetStatus, len(targets))
+	for i, f := range found {
+		t, s := targets[i], &statuses[i]
+		t.Name = t.name()
+		if f.err == nil {
+			*s = m.set.status(f.ledger)
+		}
+		s.Target, s.Schema, s.Err = t.Name, t.Schema, t.wrap(ctx, f.err)
+	}
+	return statuses
 }
 
 // status compares the files with a ledger.

@@ -154,7 +154,6 @@ func (c *rollout) run(ctx context.Context, r *runner, journeys ...journey) (err 
 		return err
 	}
 	defer fleet.dir.Close()
-	r.warn(ctx, fleet, len(journeys) == 1 && journeys[0].words == forwards)
 	opts.Stop = ctx.Done()
 	ctx = context.WithoutCancel(ctx)
 	var (
@@ -166,12 +165,20 @@ func (c *rollout) run(ctx context.Context, r *runner, journeys ...journey) (err 
 	if err := file.write(reportView{Started: start.UTC(), Stopped: "the command did not come to its end"}); err != nil {
 		return err
 	}
-	for _, j := range journeys {
+	for i, j := range journeys {
 		words = j.words
-		p := r.newProgress(len(targets), words)
-		opts.Progress = p.done
+		var p *progress
+		opts.Surveyed = func(statuses []migrate.TargetStatus) {
+			if i == 0 { // before there is a bar
+				r.warn(statuses[:len(fleet.tenants)], len(journeys) == 1 && words == forwards)
+			}
+			p = r.newProgress(len(targets), words)
+		}
+		opts.Progress = func(result migrate.Result) { p.done(result) }
 		report, err = j.travel(ctx, fleet.m, targets, opts)
-		p.stop()
+		if p != nil {
+			p.stop()
+		}
 		if err != nil {
 			break
 		}
@@ -190,8 +197,7 @@ func (c *rollout) run(ctx context.Context, r *runner, journeys ...journey) (err 
 }
 
 // warn says of which tenants the files may not be what they need. Those that cannot be read are left to who migrates them.
-func (r *runner) warn(ctx context.Context, fleet *openFleet, forwards bool) {
-	statuses, _ := fleet.m.Status(ctx, fleet.tenants)
+func (r *runner) warn(statuses []migrate.TargetStatus, forwards bool) {
 	view := newStatusView(statuses)
 	writeSome(r.Err, "leasehold: ahead", view.ahead(), func(g group) string { return "leasehold: " + g.ahead() })
 	if forwards {
