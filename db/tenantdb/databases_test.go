@@ -376,7 +376,7 @@ func TestAClusterThatIsDownTakesDownItsTenantsOnly(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	server := pgtest.Start(t, pgserver.Config{DataDir: dir})
-	here, db, there := twoClusters(t, server.URL(pgserver.Superuser, pgserver.Database), tenantdb.Config{MaxConns: 2, AcquireTimeout: 5 * time.Second})
+	here, db, there := twoClusters(t, server.URL(pgserver.Superuser, pgserver.Database), tenantdb.Config{MaxConns: 6, MaxConnsPerTenant: 6})
 	all := func(ctx context.Context) error {
 		for _, tn := range there.Tenants {
 			if err := checkOwner(ctx, db.For(tn), tn, 1); err != nil {
@@ -401,6 +401,24 @@ func TestAClusterThatIsDownTakesDownItsTenantsOnly(t *testing.T) {
 	}
 	pgtest.Start(t, pgserver.Config{DataDir: dir})
 	eventually(t, func() bool { return all(t.Context()) == nil })
+	// From now on as many connections are opened at once as are wanted.
+	shared := db.For(there.Tenants[0])
+	var g errgroup.Group
+	txs := make([]pgx.Tx, 6)
+	for i := range txs {
+		g.Go(func() (err error) {
+			txs[i], err = shared.Begin(t.Context())
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tx := range txs {
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // twoClusters builds a fleet in the tests' server and one in another, each with tenants of both strategies, behind one DB.
