@@ -163,8 +163,10 @@ var errArguments = errors.New("wrong number of arguments")
 // a way back. The error that it returns is the caller's if there is no repeat.
 func (r *Rows) mayRepeat(desc *description, sure bool, err error) (bool, error) {
 	switch {
-	case desc == nil || !r.sent || r.lease.pg.IsClosed():
+	case desc == nil || !r.sent:
 		return false, err
+	case r.lease.pg.IsClosed(): // maybe because the call was called off, which then is why it is not repeated
+		return false, becauseOf(r.ctx, err)
 	case r.tx == nil:
 		return r.flight.unfit || planIsStale(err) || typesDisagree(err, sure), err
 	case !r.flight.unfit:

@@ -270,7 +270,7 @@ func TestADatabaseThatGetsNoConnectionIsToldSo(t *testing.T) {
 	if err := tx.Commit(ctx); err != nil {
 		t.Error(err)
 	}
-	mustOwn(t, other, db, f.Tenants[1])
+	eventually(t, func() bool { return checkOwner(other, db, f.Tenants[1], 1) == nil }) // to open a connection may take longer than the wait
 	if st := databases(t, db); st.Waiting != 0 || st.Open != 1 || st.InUse != 0 {
 		t.Errorf("%+v", st)
 	}
@@ -376,7 +376,7 @@ func TestAClusterThatIsDownTakesDownItsTenantsOnly(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	server := pgtest.Start(t, pgserver.Config{DataDir: dir})
-	here, db, there := twoClusters(t, server.URL(pgserver.Superuser, pgserver.Database), tenantdb.Config{MaxConns: 6, MaxConnsPerTenant: 6})
+	here, db, there := twoClusters(t, server.URL(pgserver.Superuser, pgserver.Database), tenantdb.Config{MaxConns: 8})
 	all := func(ctx context.Context) error {
 		for _, tn := range there.Tenants {
 			if err := checkOwner(ctx, db.For(tn), tn, 1); err != nil {
@@ -402,12 +402,11 @@ func TestAClusterThatIsDownTakesDownItsTenantsOnly(t *testing.T) {
 	pgtest.Start(t, pgserver.Config{DataDir: dir})
 	eventually(t, func() bool { return all(t.Context()) == nil })
 	// From now on as many connections are opened at once as are wanted.
-	shared := db.For(there.Tenants[0])
 	var g errgroup.Group
-	txs := make([]pgx.Tx, 6)
-	for i := range txs {
+	txs := make([]pgx.Tx, len(there.Tenants))
+	for i, tn := range there.Tenants {
 		g.Go(func() (err error) {
-			txs[i], err = shared.Begin(t.Context())
+			txs[i], err = db.For(tn).Begin(t.Context())
 			return err
 		})
 	}
@@ -425,7 +424,7 @@ func TestAClusterThatIsDownTakesDownItsTenantsOnly(t *testing.T) {
 func twoClusters(t *testing.T, url string, cfg tenantdb.Config) (here *fleets.Fleet, db *tenantdb.DB, there *fleets.Fleet) {
 	t.Helper()
 	here = buildOwn(t, pgtest.SuperURL(t, pgtest.Database(t)), 2, 1)
-	there, err := fleets.Build(t.Context(), fleets.Config{AdminURL: url, Tenants: 2, OwnDatabases: 1})
+	there, err := fleets.Build(t.Context(), fleets.Config{AdminURL: url, Tenants: 9, OwnDatabases: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
