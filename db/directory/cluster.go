@@ -36,7 +36,9 @@ type NewCluster struct {
 	// pooler, and may create roles and schemas. By schema, tenants live in the database that it names, which the login must own; for
 	// databases of their own it may create databases. It is stored encrypted.
 	URL string
-	// Kind is what runs there. Defaults to PostgresCluster.
+	// Kind is what runs there. Defaults to PostgresCluster. With CitusCluster the URL names the coordinator, whose database has the
+	// extension Citus, of version 12 or later, and nodes for tenants; a tenant's schema is a distributed schema. See docs/citus.md for what
+	// is to be set up, and for what differs.
 	Kind ClusterKind
 	// Strategy is how tenants are housed that do not say how. Defaults to tenant.SchemaStrategy.
 	Strategy tenant.Strategy
@@ -63,7 +65,8 @@ type Cluster struct {
 
 // ClusterChange says what is to be different. What is left out stays as it is.
 type ClusterChange struct {
-	// URL is another login, password or address; the database's name must be the same.
+	// URL is another password or address. The database's name must be the same, and, while tenants live there, so must the login, which
+	// owns their schemas and databases; and most of them must be found at the new address.
 	URL string
 	// Strategy is how tenants are housed that do not say how. It moves nobody.
 	Strategy tenant.Strategy
@@ -112,7 +115,7 @@ func (d *Directory) addCluster(ctx context.Context, n NewCluster) error {
 	case !errors.Is(err, pgx.ErrNoRows):
 		return err
 	}
-	if err := d.prepareCluster(ctx, admin, n.Strategy); err != nil {
+	if err := d.prepareCluster(ctx, admin, n.Kind, n.Strategy); err != nil {
 		return err
 	}
 	sealed, err := d.sealer.seal(ownerOfURL(n.Name), []byte(n.URL))
@@ -136,7 +139,10 @@ func (n NewCluster) check() error {
 	case n.Kind != PostgresCluster && n.Kind != CitusCluster:
 		return fmt.Errorf("%w: its kind is %q, want %s or %s", ErrClusterUnfit, n.Kind, PostgresCluster, CitusCluster)
 	}
-	return checkHousing(n.Strategy, n.MaxTenants)
+	if err := checkHousing(n.Strategy, n.MaxTenants); err != nil {
+		return err
+	}
+	return checkCitusStrategy(n.Kind, n.Strategy)
 }
 
 func checkHousing(strategy tenant.Strategy, maxTenants int) error {
@@ -174,7 +180,7 @@ func parseURL(url string) (*pgx.ConnConfig, error) {
 }
 
 // prepareCluster makes sure that an administrator may do what housing tenants takes, and closes the database.
-func (d *Directory) prepareCluster(ctx context.Context, admin *pgx.ConnConfig, strategy tenant.Strategy) error {
+func (d *Directory) prepareCluster(ctx context.Context, admin *pgx.ConnConfig, kind ClusterKind, strategy tenant.Strategy) error {
 	s, err := dialAdministrator(ctx, admin)
 	if err != nil {
 		return err
@@ -188,12 +194,20 @@ func (d *Directory) prepareCluster(ctx context.Context, admin *pgx.ConnConfig, s
 	if err := checkAdministrator(ctx, s.q, strategy); err != nil {
 		return err
 	}
+	if kind == CitusCluster {
+		if err := checkCitus(ctx, s.conn); err != nil {
+			return err
+		}
+	}
 	err = s.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
 		if err := q.LockTransaction(ctx, privilegesLock); err != nil {
 			return err
 		}
 		return lockDown(ctx, q, tx, d.cfg.Logger)
 	})
+	if err == nil && kind == CitusCluster {
+		err = openWorkers(ctx, s.conn)
+	}
 	if err != nil {
 		return err
 	}
@@ -323,6 +337,9 @@ func (d *Directory) alterCluster(ctx context.Context, row *controlsql.Cluster, c
 		if err := checkHousing(change.Strategy, 0); err != nil {
 			return err
 		}
+		if err := checkCitusStrategy(ClusterKind(row.Kind), change.Strategy); err != nil {
+			return err
+		}
 		row.Strategy = change.Strategy
 	}
 	switch {
@@ -357,11 +374,54 @@ func (d *Directory) changeURL(ctx context.Context, row *controlsql.Cluster, chan
 	if admin.Database != *row.DatabaseName {
 		return fmt.Errorf("%w: tenants live in its database %q, the URL names %q", ErrClusterUnfit, *row.DatabaseName, admin.Database)
 	}
-	if err := d.prepareCluster(ctx, admin, row.Strategy); err != nil {
+	if err := d.checkTenantsAt(ctx, row.Name, admin); err != nil {
+		return err
+	}
+	if err := d.prepareCluster(ctx, admin, ClusterKind(row.Kind), row.Strategy); err != nil {
 		return err
 	}
 	row.EncryptedUrl, err = d.sealer.seal(ownerOfURL(row.Name), []byte(change.URL))
 	return err
+}
+
+// checkedTenants is how many tenants of a cluster are looked for at its new address.
+const checkedTenants = 20
+
+// checkTenantsAt makes sure that the administrator of a new URL finds the cluster's tenants there, and owns what they live in. One
+// that was dropped by hand is no reason to refuse it, so that most are enough.
+func (d *Directory) checkTenantsAt(ctx context.Context, cluster string, admin *pgx.ConnConfig) error {
+	rows, err := d.queries.ListSomeHoused(ctx, controlsql.ListSomeHousedParams{Cluster: cluster, MaxRows: checkedTenants})
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	var names controlsql.ListHouseOwnersParams
+	for _, row := range rows {
+		if row.Strategy == tenant.DatabaseStrategy {
+			names.Databases = append(names.Databases, row.DatabaseName)
+		} else {
+			names.Schemas = append(names.Schemas, row.SchemaName)
+		}
+	}
+	s, err := dialAdministrator(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	owners, err := s.q.ListHouseOwners(ctx, names)
+	if err != nil {
+		return err
+	}
+	if 2*len(owners) <= len(rows) {
+		return fmt.Errorf("%w: the URL leads to another server: of %d of the cluster's tenants %d are there",
+			ErrClusterUnfit, len(rows), len(owners))
+	}
+	for _, owner := range owners {
+		if owner != admin.User {
+			return fmt.Errorf("%w: what its tenants live in belongs to the login %q; what %q creates there they could not use",
+				ErrClusterUnfit, owner, admin.User)
+		}
+	}
+	return nil
 }
 
 // RemoveCluster forgets a cluster on which nobody lives. What leasehold made there for all tenants stays: runtime logins without

@@ -421,3 +421,57 @@ func TestAClusterThatIsDown(t *testing.T) {
 		t.Errorf("Up = %+v, %v", report, err)
 	}
 }
+
+// A URL of a server where the cluster's tenants are not is refused; if the registry has one all the same, nobody is called purged.
+func TestAClusterKeepsToTheServerOfItsTenants(t *testing.T) {
+	t.Parallel()
+	d, registry := newDirectory(t)
+	right := pgtest.Database(t)
+	parsed, err := url.Parse(right)
+	if err != nil {
+		t.Fatal(err)
+	}
+	database := strings.TrimPrefix(parsed.Path, "/")
+	server := pgtest.Start(t, pgserver.Config{})
+	pgtest.Exec(t, server.URL(pgserver.Superuser, "postgres"), `CREATE DATABASE `+database+` OWNER `+pgserver.Administrator)
+	wrong := server.URL(pgserver.Administrator, database)
+	mustAddCluster(t, d, NewCluster{Name: "second", URL: right})
+	acme, own := mustHouse(t, d, on("second", company("acme"))), mustHouse(t, d, on("second", withDatabase("own")))
+
+	for name, to := range map[string]string{"another server": wrong, "another login": pgtest.SuperURL(t, right)} {
+		if err := d.UpdateCluster(t.Context(), "second", ClusterChange{URL: to}); !errors.Is(err, ErrClusterUnfit) {
+			t.Errorf("%s: error = %v, want %v", name, err, ErrClusterUnfit)
+		}
+	}
+	if err := d.UpdateCluster(t.Context(), "second", ClusterChange{URL: right}); err != nil {
+		t.Errorf("the same server: %v", err)
+	}
+
+	mustDelete(t, d, acme)
+	mustDelete(t, d, own)
+	admin := connectTo(t, registry)
+	mustExec(t, admin, `UPDATE clusters SET encrypted_url = $1 WHERE name = 'second'`, mustSeal(t, d.sealer, ownerOfURL("second"), wrong))
+	if purged, err := d.Purge(t.Context()); err == nil || len(purged) > 0 {
+		t.Errorf("Purge where they are not: %d, %v", len(purged), err)
+	}
+	if begun := query[int](t, admin, `SELECT count(*) FROM tenants WHERE purging`); begun > 0 {
+		t.Errorf("%d purges have begun", begun)
+	}
+	if err := d.UpdateCluster(t.Context(), "second", ClusterChange{URL: right}); err != nil {
+		t.Fatal(err)
+	}
+	if purged, err := d.Purge(t.Context()); err != nil || len(purged) != 2 {
+		t.Errorf("Purge where they are: %d, %v", len(purged), err)
+	}
+	wantNoTraces(t, d, pgtest.Connect(t, right))
+
+	// Without tenants it may be any server, and what was seen of the logins there says nothing of those here.
+	if err := d.UpdateCluster(t.Context(), "second", ClusterChange{URL: wrong}); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := d.Create(t.Context(), on("second", company("fresh")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	connectFor(t, d, fresh.Placement)
+}

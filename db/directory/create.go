@@ -24,8 +24,8 @@ const (
 
 // Create makes a new tenant and returns it, active: its schema and role are there and all migrations of Config.Migrator are
 // applied. The error is a *ValidationError if n is not acceptable, and ErrSlugTaken if the name belongs to somebody or is just
-// being created. It is ErrNoCluster or ErrNoRoom if n cannot be put anywhere. Whatever the error, no active tenant is left and,
-// if the registry and the cluster can be reached, no schema, role, login or database: at most the record of what failed, and its
+// being created. It is ErrNoCluster, ErrNoRoom or ErrClusterUnfit if n cannot be put anywhere. Whatever the error, no active tenant
+// is left and, if the registry and the cluster can be reached, no schema, role, login or database: at most the record of what failed, and its
 // events.
 //
 // A tenant that names no cluster gets a place on the one with most room. If that one cannot be reached it is passed over, which

@@ -51,7 +51,7 @@ func (d *Directory) LoginConn(ctx context.Context, p tenant.Placement) (*pgx.Con
 			return nil, fmt.Errorf("%w: %q is no login of this installation", ErrRuntimeLogin, p.Login)
 		}
 	}
-	if login != atDefault(defaultLogin) && d.logins.state(login) != loginUsable {
+	if login != atDefault(defaultLogin) && d.logins.state(d.seenAs(login)) != loginUsable {
 		switch assigned, err := d.queries.HasTenants(ctx, controlsql.HasTenantsParams{Cluster: login.cluster, LoginNo: login.number}); {
 		case err != nil:
 			return nil, fmt.Errorf("directory: look for the tenants of the login %q: %w", p.Login, err)
@@ -161,8 +161,9 @@ func (d *Directory) tryOwnLogin(ctx context.Context, row controlsql.Tenant, pass
 
 // RotatePassword gives the login of a tenant with a database of its own another password. At each moment LoginConn knows one that
 // the server takes, so that no connection fails, and those that are open stay. A call that breaks off is completed by the next one;
-// until then LoginConn is a little slower. Any number may run at once. The error is ErrNoPassword if the tenant has none, and
-// ErrSecretKey if its password was sealed with a key that is not given: others could not open the new one.
+// until then LoginConn is a little slower. Any number may run at once. What the login has set for itself by ALTER ROLE is reset. The
+// error is ErrNoPassword if the tenant has none, and ErrSecretKey if its password, or the one that somebody has begun to give it, was
+// sealed with a key that is not given: others could not open the new one.
 func (d *Directory) RotatePassword(ctx context.Context, id tenant.ID) error {
 	if err := d.rotate(ctx, id, false); err != nil {
 		return fmt.Errorf("rotate the password of tenant %s: %w", id, err)
@@ -204,12 +205,16 @@ func (d *Directory) rotate(ctx context.Context, id tenant.ID, lost bool) error {
 	if _, err := d.sealer.open(ownerOfPassword(id), now.EncryptedPassword); err != nil && !lost {
 		return err
 	}
-	next, verifier, err := d.nextPassword(ctx, now)
+	next, verifier, err := d.nextPassword(ctx, now, lost)
 	if err != nil {
 		return err
 	}
 	if err := site.inTx(ctx, func(_ *controlsql.Queries, tx pgx.Tx) error {
-		return setVerifier(ctx, tx, ownLogin(now.RoleName), verifier)
+		login := ownLogin(now.RoleName)
+		if err := resetSettings(ctx, tx, login); err != nil {
+			return err
+		}
+		return setVerifier(ctx, tx, login, verifier)
 	}); err != nil {
 		return err
 	}
@@ -238,25 +243,36 @@ func hasPassword(row controlsql.Tenant) bool {
 var errResealed = errors.New("somebody else has sealed the password anew; try again")
 
 // nextPassword returns the password that a tenant is to get, sealed as the registry has it, and its verifier: the one that
-// somebody has begun to give it, or else a new one.
-func (d *Directory) nextPassword(ctx context.Context, row controlsql.Tenant) (sealed []byte, verifier string, err error) {
+// somebody has begun to give it, or else a new one. One that cannot be opened may be what the server takes by now: it is thrown away
+// only if its key is said to be lost.
+func (d *Directory) nextPassword(ctx context.Context, row controlsql.Tenant, lost bool) (sealed []byte, verifier string, err error) {
 	sealed = row.NextEncryptedPassword
-	password, err := d.sealer.open(ownerOfPassword(row.ID), sealed)
-	if err != nil { // there is none, or its key is lost
+	var password []byte
+	if sealed != nil {
+		password, err = d.sealer.open(ownerOfPassword(row.ID), sealed)
+	}
+	if sealed == nil || lost && errors.Is(err, ErrSecretKey) {
 		password = newPassword()
-		if sealed, err = d.sealer.seal(ownerOfPassword(row.ID), password); err != nil {
-			return nil, "", err
-		}
-		n, err := d.queries.SetNextPassword(ctx, controlsql.SetNextPasswordParams{
-			ID: row.ID, Sealed: sealed, Before: row.NextEncryptedPassword,
-		})
-		if err == nil && n == 0 {
-			err = errResealed
-		}
-		if err != nil {
-			return nil, "", err
-		}
+		sealed, err = d.sealNext(ctx, row, password)
+	}
+	if err != nil {
+		return nil, "", err
 	}
 	verifier, err = scram.Verifier(string(password))
 	return sealed, verifier, err
+}
+
+// sealNext stores a password as the one that a tenant is to get.
+func (d *Directory) sealNext(ctx context.Context, row controlsql.Tenant, password []byte) ([]byte, error) {
+	sealed, err := d.sealer.seal(ownerOfPassword(row.ID), password)
+	if err != nil {
+		return nil, err
+	}
+	n, err := d.queries.SetNextPassword(ctx, controlsql.SetNextPasswordParams{
+		ID: row.ID, Sealed: sealed, Before: row.NextEncryptedPassword,
+	})
+	if err == nil && n == 0 {
+		err = errResealed
+	}
+	return sealed, err
 }

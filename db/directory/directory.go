@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/leasehold-go/leasehold/db/migrate"
 	"github.com/leasehold-go/leasehold/db/tenant"
@@ -33,6 +34,8 @@ type Directory struct {
 	sealer         *sealer
 	administrators *administrators
 	credentials    *otter.Cache[ownedDatabase, controlsql.GetCredentialRow]
+
+	awaiting singleflight.Group // who waits for the end of a hold, by tenant
 
 	closing sync.Once
 }

@@ -102,10 +102,13 @@ func (d *Directory) byDomain(ctx context.Context, name string) (*tenant.Tenant, 
 	return d.fromRow(row), nil
 }
 
+// MaxDomains is how many domains a tenant may have, those included that it has only claimed.
+const MaxDomains = 100
+
 // AddDomain claims a domain for a tenant. It leads nowhere, and others may claim it too, until the token that is returned stands in
 // its TXT record and VerifyDomain has seen it. A claim that is there already is returned. The error is a *DomainError if the name
-// is not acceptable, see ParseDomain and Config.BaseDomains; ErrDomainTaken if another tenant has verified it; a *StatusError if
-// the tenant is neither active nor suspended.
+// is not acceptable, see ParseDomain and Config.BaseDomains; ErrDomainTaken if another tenant has verified it;
+// ErrTooManyDomains if the tenant has MaxDomains; a *StatusError if it is neither active nor suspended.
 func (d *Directory) AddDomain(ctx context.Context, id tenant.ID, name string) (Domain, error) {
 	name, err := ParseDomain(name, d.cfg.BaseDomains)
 	if err != nil {
@@ -126,6 +129,12 @@ func (d *Directory) AddDomain(ctx context.Context, id tenant.ID, name string) (D
 		key := controlsql.GetDomainParams{Name: name, TenantID: id}
 		if claim, err = q.GetDomain(ctx, key); !errors.Is(err, pgx.ErrNoRows) {
 			return row, err
+		}
+		switch n, err := q.CountDomains(ctx, id); {
+		case err != nil:
+			return row, err
+		case n >= MaxDomains:
+			return row, ErrTooManyDomains
 		}
 		if claim, err = q.InsertDomain(ctx, controlsql.InsertDomainParams(key)); err != nil {
 			return row, err

@@ -297,3 +297,32 @@ func TestResolveDomainDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+func TestATenantHasABoundedNumberOfDomains(t *testing.T) {
+	t.Parallel()
+	d, url := newDirectory(t)
+	acme, globex := mustCreate(t, d, "acme"), mustCreate(t, d, "globex")
+	mustExec(t, connectTo(t, url), `INSERT INTO domains (name, tenant_id) SELECT 'd' || i || '.example', $1 FROM generate_series(2, $2::int) i`, acme.ID, MaxDomains)
+	add := func(tn *tenant.Tenant, name string) error {
+		_, err := d.AddDomain(t.Context(), tn.ID, name)
+		return err
+	}
+	if err := add(acme, "last.example"); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(acme, "one-more.example"); !errors.Is(err, ErrTooManyDomains) {
+		t.Errorf("error = %v, want %v", err, ErrTooManyDomains)
+	}
+	if err := add(acme, "last.example"); err != nil {
+		t.Errorf("one that it has: %v", err)
+	}
+	if err := add(globex, "one-more.example"); err != nil {
+		t.Errorf("another tenant: %v", err)
+	}
+	if err := d.RemoveDomain(t.Context(), acme.ID, "d2.example"); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(acme, "one-more.example"); err != nil {
+		t.Errorf("after one was removed: %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -19,6 +20,8 @@ var (
 	ErrDomainTaken = errors.New("the domain belongs to another tenant")
 	// ErrNoDomain reports a domain that the tenant has not claimed.
 	ErrNoDomain = errors.New("the tenant has not claimed the domain")
+	// ErrTooManyDomains reports a tenant that has MaxDomains already.
+	ErrTooManyDomains = fmt.Errorf("a tenant may have at most %d domains", MaxDomains)
 	// ErrPurging reports that another process is purging tenants just now.
 	ErrPurging = errors.New("another process is purging tenants")
 	// ErrSecretKey reports that a runtime login does not take the password that is derived from Config.SecretKey, or that what the

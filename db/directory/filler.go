@@ -119,7 +119,7 @@ func (f *filler) house(ctx context.Context, n int) (rows []controlsql.Spare, err
 	})
 	if err != nil {
 		for number := range logins {
-			f.d.logins.set(atDefault(number), loginUnknown) // it may be gone, and is looked for the next time
+			f.d.logins.set(f.d.seenAs(atDefault(number)), loginUnknown) // it may be gone, and is looked for the next time
 		}
 		return nil, fmt.Errorf("create %d schemas and roles: %w", n, err)
 	}

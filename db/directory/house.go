@@ -36,16 +36,23 @@ func (h house) createRoleSQL() string {
 // administrator's login will create in it, and may create nothing itself.
 func (h house) createSchemaSQL() string {
 	schema, role := pgx.Identifier{h.schema}.Sanitize(), pgx.Identifier{h.role}.Sanitize()
-	defaults := "ALTER DEFAULT PRIVILEGES IN SCHEMA " + schema + " GRANT "
-	return strings.Join([]string{
+	return strings.Join(append([]string{
 		"CREATE SCHEMA " + schema,
 		"REVOKE ALL ON SCHEMA " + schema + " FROM PUBLIC",
 		"GRANT USAGE ON SCHEMA " + schema + " TO " + role,
+	}, h.defaultPrivilegesSQL()...), ";\n")
+}
+
+// defaultPrivilegesSQL gives the role its rights on what the administrator's login will create in the schema.
+func (h house) defaultPrivilegesSQL() []string {
+	role := pgx.Identifier{h.role}.Sanitize()
+	defaults := "ALTER DEFAULT PRIVILEGES IN SCHEMA " + pgx.Identifier{h.schema}.Sanitize() + " GRANT "
+	return []string{
 		defaults + "SELECT, INSERT, UPDATE, DELETE ON TABLES TO " + role,
 		defaults + "SELECT, USAGE, UPDATE ON SEQUENCES TO " + role,
 		defaults + "EXECUTE ON FUNCTIONS TO " + role,
 		defaults + "USAGE ON TYPES TO " + role,
-	}, ";\n")
+	}
 }
 
 // grantSQL makes the login a member of the role, which it has to take on before it has any rights.
@@ -60,7 +67,10 @@ func (h house) grantSQL(version int32) string {
 // dropSQL undoes createSQL and what was created since. The schema's default privileges go with the schema; that a login is a
 // member of the role goes with the role. It gives up when somebody else reads there for longer than five seconds.
 func (h house) dropSQL() string {
-	return "SET LOCAL lock_timeout = '5s';\n" +
-		"DROP SCHEMA IF EXISTS " + pgx.Identifier{h.schema}.Sanitize() + " CASCADE;\n" +
+	return setPurgeTimeout + ";\n" + h.dropSchemaSQL() + ";\n" +
 		"DROP ROLE IF EXISTS " + pgx.Identifier{h.role}.Sanitize()
+}
+
+func (h house) dropSchemaSQL() string {
+	return "DROP SCHEMA IF EXISTS " + pgx.Identifier{h.schema}.Sanitize() + " CASCADE"
 }

@@ -101,14 +101,9 @@ func (d *Directory) makeHouse(ctx context.Context, site *session, row controlsql
 	if err := d.ensureLogin(ctx, login, loginFit, false); err != nil {
 		return h, err
 	}
-	version, err := site.q.ServerVersion(ctx)
+	cluster, err := d.queries.GetCluster(ctx, row.Cluster)
 	if err != nil {
 		return h, err
 	}
-	return h, site.inTx(ctx, func(_ *controlsql.Queries, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, h.createSQL(version)); err != nil {
-			return fmt.Errorf("create the schema and the role: %w", err)
-		}
-		return nil
-	})
+	return h, h.build(ctx, site, ClusterKind(cluster.Kind))
 }

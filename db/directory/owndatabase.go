@@ -136,12 +136,14 @@ func (h ownHouse) drop(ctx context.Context, s *session) error {
 	if err := h.lockOut(ctx, s); err != nil {
 		return err
 	}
-	for _, sql := range []string{
-		"DROP DATABASE IF EXISTS " + pgx.Identifier{h.database}.Sanitize() + " WITH (FORCE)",
-		"DROP ROLE IF EXISTS " + pgx.Identifier{h.login}.Sanitize(),
-		"DROP ROLE IF EXISTS " + pgx.Identifier{h.role}.Sanitize(),
-	} {
-		if _, err := s.conn.Exec(ctx, sql); err != nil {
+	if _, err := s.conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{h.database}.Sanitize()+" WITH (FORCE)"); err != nil {
+		return err
+	}
+	for _, role := range []string{h.login, h.role} {
+		if err := releaseRole(ctx, s, role); err != nil {
+			return err
+		}
+		if _, err := s.conn.Exec(ctx, "DROP ROLE IF EXISTS "+pgx.Identifier{role}.Sanitize()); err != nil {
 			return err
 		}
 	}

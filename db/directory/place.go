@@ -30,9 +30,12 @@ func (d *Directory) choose(ctx context.Context, q *controlsql.Queries, w wish) (
 		if len(candidates) == 0 {
 			return none, "", fmt.Errorf("%w: %q", ErrNoCluster, w.cluster)
 		}
+		if err := checkCitusStrategy(ClusterKind(candidates[0].Kind), w.strategy); err != nil {
+			return none, "", err
+		}
 	}
 	candidates = slices.DeleteFunc(candidates, func(c controlsql.Cluster) bool {
-		return c.Draining || slices.Contains(w.passed, c.Name)
+		return c.Draining || slices.Contains(w.passed, c.Name) || checkCitusStrategy(ClusterKind(c.Kind), w.strategy) != nil
 	})
 	if len(candidates) > 1 || slices.ContainsFunc(candidates, limited) {
 		if candidates, err = withRoom(ctx, q, candidates); err != nil {

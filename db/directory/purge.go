@@ -82,9 +82,15 @@ var errNotDue = errors.New("the deletion is not due")
 
 // purge drops one tenant. Each step can be repeated.
 func (d *Directory) purge(ctx context.Context, s *session, id tenant.ID) (*tenant.Tenant, error) {
+	if err := d.checkHouse(ctx, s, id); err != nil {
+		return nil, err
+	}
 	row, err := d.startPurge(ctx, s, id)
 	if err != nil {
 		return nil, err
+	}
+	if err := d.dropOldCopy(ctx, id); err != nil {
+		return nil, fmt.Errorf("end its move: %w", err)
 	}
 	if err := d.dropHouse(ctx, row); err != nil {
 		return nil, err
@@ -161,7 +167,38 @@ func (d *Directory) dropHouse(ctx context.Context, row controlsql.Tenant) error 
 	if err := emptySchema(ctx, site, row.SchemaName); err != nil {
 		return err
 	}
-	return inBatch(ctx, site, house{schema: row.SchemaName, role: row.RoleName}.dropSQL())
+	home := house{schema: row.SchemaName, role: row.RoleName}
+	if err := inBatch(ctx, site, home.dropSchemaSQL()); err != nil {
+		return err
+	}
+	if err := releaseRole(ctx, site, row.RoleName); err != nil {
+		return err
+	}
+	return inBatch(ctx, site, home.dropSQL())
+}
+
+// checkHouse makes sure, before a purge begins, that there is something to be dropped. Where nothing of the tenant is, its cluster's
+// URL leads to the wrong server: to call it purged would leave all its data on the right one.
+func (d *Directory) checkHouse(ctx context.Context, s *session, id tenant.ID) error {
+	row, err := s.q.GetTenant(ctx, id)
+	if err != nil || row.Purging {
+		return err
+	}
+	site, err := d.connectTo(ctx, row.Cluster)
+	if err != nil {
+		return err
+	}
+	defer site.close()
+	names := controlsql.IsThereParams{SchemaName: row.SchemaName, RoleName: row.RoleName}
+	if row.Strategy == tenant.DatabaseStrategy {
+		names.SchemaName, names.DatabaseName = "", row.DatabaseName
+	}
+	there, err := site.q.IsThere(ctx, names)
+	if err == nil && !there {
+		err = fmt.Errorf("nothing of it is on the cluster %q: is its URL that of another server? If all was dropped by hand, "+
+			"create the role %s there", row.Cluster, row.RoleName)
+	}
+	return err
 }
 
 // purgeRounds is how often a schema is looked at again for what was created meanwhile.

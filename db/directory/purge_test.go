@@ -457,3 +457,41 @@ func TestKeepPurgingEndsWithItsContext(t *testing.T) {
 		t.Error("KeepPurging returned before its context ended")
 	}
 }
+
+// What a role has outside its schema does not keep it: large objects of its own, rights on those of other tenants, and rights that it
+// gives or gets by default.
+func TestWhatARoleHasElsewhereIsPurged(t *testing.T) {
+	t.Parallel()
+	d, url := newDirectory(t)
+	acme, own, globex := mustCreate(t, d, "acme"), mustHouse(t, d, withDatabase("own")), mustCreate(t, d, "globex")
+	conn := connectFor(t, d, acme.Placement)
+	as := func(tn *tenant.Tenant, sql string) {
+		t.Helper()
+		mustExec(t, conn, "SET ROLE "+tn.Placement.Role)
+		mustExec(t, conn, sql)
+		mustExec(t, conn, "RESET ROLE")
+	}
+	as(acme, fmt.Sprintf(`SELECT lo_from_bytea(0, 'secret') FROM generate_series(1, %d)`, maxPurgeObjects+1))
+	as(acme, `ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO `+globex.Placement.Role)
+	as(globex, `SELECT lo_from_bytea(4711, 'shown')`)
+	for _, role := range []string{acme.Placement.Role, own.Placement.Role, own.Placement.Login} {
+		as(globex, `GRANT ALL ON LARGE OBJECT 4711 TO `+role+` WITH GRANT OPTION`)
+		as(globex, `ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO `+role)
+	}
+	as(acme, `GRANT SELECT ON LARGE OBJECT 4711 TO `+own.Placement.Role)
+	admin := connectTo(t, url)
+	mustExec(t, admin, `CREATE TABLE public.countries (name text); GRANT SELECT ON public.countries TO `+acme.Placement.Role)
+
+	mustDelete(t, d, acme)
+	mustDelete(t, d, own)
+	if purged, err := d.Purge(t.Context()); err != nil || len(purged) != 2 {
+		t.Fatalf("Purge: %v, %v", purged, err)
+	}
+	wantNothingLeft(t, url, globex)
+	if left := query[[]int](t, admin, `SELECT array_agg(oid::int) FROM pg_largeobject_metadata`); len(left) != 1 || left[0] != 4711 {
+		t.Errorf("large objects: %v, want that of the other tenant", left)
+	}
+	if in := query[bool](t, admin, `SELECT pg_has_role(current_user, $1, 'USAGE')`, globex.Placement.Role); in {
+		t.Error("the administrator has stayed a member of the other tenant's role")
+	}
+}

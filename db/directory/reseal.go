@@ -19,7 +19,7 @@ const resealPage = 500
 //   - start all processes again without the old key.
 //
 // Until the first step is done everywhere, a process that has the old key only cannot serve tenants that another one creates with
-// a database of their own. The error is ErrSecretKey if something was sealed with a key that is not given; what can be opened has
+// a database of their own, or whose password another one changes. The error is ErrSecretKey if something was sealed with a key that is not given; what can be opened has
 // been sealed anew then. Reseal may run at any time, any number of times, also beside RotatePassword.
 func (d *Directory) Reseal(ctx context.Context) (int, error) {
 	if err := d.cfg.validateSecretKey(); err != nil {

@@ -255,3 +255,39 @@ func TestALostKeyIsReplaced(t *testing.T) {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
+
+// Somebody with a newer key has begun to change a password, and the server has it already: whoever has the older key only cannot open
+// it, and must not throw it away.
+func TestAPasswordThatCannotBeOpenedIsNotThrownAway(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	older := openDirectory(t, configOf(t, url))
+	acme := mustHouse(t, older, withDatabase("acme"))
+	cfg := configOf(t, url)
+	cfg.SecretKey, cfg.OldSecretKeys = []byte("the new secret key, of 32 bytes."), [][]byte{testKey}
+	newer := openDirectory(t, cfg)
+
+	row, err := newer.queries.GetTenant(t.Context(), acme.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, verifier, err := newer.nextPassword(t.Context(), row, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, url, "ALTER ROLE "+acme.Placement.Login+" PASSWORD '"+verifier+"'")
+	if err := older.RotatePassword(t.Context(), acme.ID); !errors.Is(err, ErrSecretKey) {
+		t.Errorf("error = %v, want %v", err, ErrSecretKey)
+	}
+	connectFor(t, newer, acme.Placement)
+
+	garbage := []byte("no secret of ours")
+	conn := connectTo(t, url)
+	mustExec(t, conn, `UPDATE tenants SET next_encrypted_password = $1`, garbage)
+	if err := newer.ReplacePassword(t.Context(), acme.ID); err == nil || errors.Is(err, ErrSecretKey) {
+		t.Errorf("what is in no known form was replaced, or is called a matter of keys: %v", err)
+	}
+	if kept := query[[]byte](t, conn, `SELECT next_encrypted_password FROM tenants`); string(kept) != string(garbage) {
+		t.Errorf("it was thrown away: %q", kept)
+	}
+}

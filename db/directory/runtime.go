@@ -38,32 +38,54 @@ type clusterLogin struct {
 	number  int32
 }
 
+// seenLogin is a login on the server that a cluster had when it was seen: a cluster may get the URL of another one.
+type seenLogin struct {
+	clusterLogin
+	sealedURL string
+}
+
+// seenAs is taken before the server is asked, so that what was seen on one server is never said of another.
+func (d *Directory) seenAs(login clusterLogin) seenLogin {
+	return seenLogin{login, string(d.administrators.get(login.cluster).sealed)}
+}
+
 func atDefault(number int32) clusterLogin { return clusterLogin{tenant.DefaultCluster, number} }
 
 // runtimeLogins remembers what has been seen of the runtime logins.
 type runtimeLogins struct {
-	prefix string        // begins their names
-	asking chan struct{} // holds a token while the server is asked, so that a process asks once
+	prefix string // begins their names
 
-	mu   sync.Mutex
-	seen map[clusterLogin]loginState // guarded by mu
+	mu     sync.Mutex
+	seen   map[seenLogin]loginState // guarded by mu
+	asking map[string]chan struct{} // by the cluster; guarded by mu
 }
 
 func newRuntimeLogins(installation tenant.ID) *runtimeLogins {
 	return &runtimeLogins{
 		prefix: "leasehold_run_" + installation.String()[:8] + "_",
-		asking: make(chan struct{}, 1),
-		seen:   map[clusterLogin]loginState{},
+		seen:   map[seenLogin]loginState{},
+		asking: map[string]chan struct{}{},
 	}
 }
 
-func (l *runtimeLogins) state(login clusterLogin) loginState {
+// turn returns what holds a token while a cluster is asked, so that a process asks it once, and a cluster that does not answer holds up
+// nobody else's logins.
+func (l *runtimeLogins) turn(cluster string) chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.asking[cluster] == nil {
+		l.asking[cluster] = make(chan struct{}, 1)
+	}
+	return l.asking[cluster]
+}
+
+func (l *runtimeLogins) state(login seenLogin) loginState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.seen[login]
 }
 
-func (l *runtimeLogins) set(login clusterLogin, state loginState) {
+func (l *runtimeLogins) set(login seenLogin, state loginState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seen[login] = state
@@ -99,7 +121,8 @@ func (d *Directory) RuntimeConn(ctx context.Context) (*pgx.ConnConfig, error) {
 	return d.usableLogin(ctx, atDefault(defaultLogin), true)
 }
 
-// SetRuntimePassword makes Config.SecretKey the one that counts, for all runtime logins at once, on all clusters. Processes that
+// SetRuntimePassword makes Config.SecretKey the one that counts, for all runtime logins at once, on all clusters, and resets what they
+// have set for themselves by ALTER ROLE. Processes that
 // run with another key keep the connections that they have and get no new ones, until they are started again with this key; those
 // that have the other as one of Config.OldSecretKeys as well go on. A cluster that cannot be reached does not hold up the others;
 // the error names it, and calling again does the rest. See Reseal for what else hangs on the key; call that first.
@@ -133,7 +156,11 @@ func (d *Directory) setPasswords(ctx context.Context, cluster string) error {
 			if _, ours := d.loginNumber(name); !ours {
 				continue
 			}
-			if err := setPassword(ctx, tx, name, d.cfg.SecretKey); err != nil {
+			err := resetSettings(ctx, tx, name)
+			if err == nil {
+				err = setPassword(ctx, tx, name, d.cfg.SecretKey)
+			}
+			if err != nil {
 				return fmt.Errorf("%q: %w", name, err)
 			}
 		}
@@ -153,7 +180,7 @@ func (d *Directory) changeLogins(ctx context.Context, cluster string, f func(q *
 	var there *session
 	if cluster != tenant.DefaultCluster { // connected before the turn comes
 		var err error
-		if there, err = d.connectTo(ctx, cluster, ""); err != nil {
+		if there, err = d.connectTo(ctx, cluster); err != nil {
 			return err
 		}
 		defer there.close()
@@ -222,7 +249,10 @@ func (d *Directory) tryLogin(ctx context.Context, login clusterLogin) ([]byte, e
 	return nil, fmt.Errorf("%w: the password of the login %q was made with another one", ErrSecretKey, name)
 }
 
+// tryConnect gives up a server that does not answer in time.
 func tryConnect(ctx context.Context, cc *pgx.ConnConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, cc)
 	if err != nil {
 		return err
@@ -241,29 +271,31 @@ func runtimePassword(key []byte, login string) string {
 // ensureLogin brings a login to the state that is wanted. The server is asked only if this Directory has not seen the login in
 // that state, or if it is to look again.
 func (d *Directory) ensureLogin(ctx context.Context, login clusterLogin, wanted loginState, again bool) error {
-	if !again && d.logins.state(login) >= wanted {
+	seen := d.seenAs(login)
+	if !again && d.logins.state(seen) >= wanted {
 		return nil
 	}
+	turn := d.logins.turn(login.cluster)
 	select {
-	case d.logins.asking <- struct{}{}:
-		defer func() { <-d.logins.asking }()
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if again {
-		d.logins.set(login, loginUnknown)
+		d.logins.set(seen, loginUnknown)
 	}
-	if d.logins.state(login) < loginFit {
+	if d.logins.state(seen) < loginFit {
 		if err := d.ensureFit(ctx, login); err != nil {
 			return err
 		}
-		d.logins.set(login, loginFit)
+		d.logins.set(seen, loginFit)
 	}
-	if d.logins.state(login) < wanted {
+	if d.logins.state(seen) < wanted {
 		if _, err := d.tryLogin(ctx, login); err != nil {
 			return err
 		}
-		d.logins.set(login, loginUsable)
+		d.logins.set(seen, loginUsable)
 	}
 	return nil
 }
@@ -284,7 +316,7 @@ func (d *Directory) isFit(ctx context.Context, login clusterLogin) (bool, error)
 	if login.cluster == tenant.DefaultCluster {
 		return isFit(ctx, d.queries, d.loginName(login.number))
 	}
-	there, err := d.connectTo(ctx, login.cluster, "")
+	there, err := d.connectTo(ctx, login.cluster)
 	if err != nil {
 		return false, err
 	}
@@ -303,7 +335,7 @@ func isFit(ctx context.Context, q *controlsql.Queries, name string) (bool, error
 	case login.IsPowerful:
 		return false, fmt.Errorf("%w: %q is a superuser, or bypasses row security, or may replicate; drop it", ErrRuntimeLogin, name)
 	}
-	return login.IsPlain && login.HasEmptyPath && login.MayConnect, nil
+	return login.IsPlain && login.HasPlainSettings && login.MayConnect, nil
 }
 
 // makeFit creates the login, or sets right the one that is there.
@@ -342,20 +374,35 @@ func (d *Directory) makeFit(ctx context.Context, login clusterLogin) error {
 	return err
 }
 
-// alterLogin gives the login, which may be missing, its attributes and its empty path.
+// alterLogin gives the login, which may be missing, its attributes and settings.
 func alterLogin(ctx context.Context, tx pgx.Tx, name string, missing bool) error {
 	// ALTER may not even deny powers that only a superuser can give.
 	command := "ALTER ROLE %s LOGIN NOINHERIT NOCREATEDB NOCREATEROLE"
 	if missing {
 		command = "CREATE ROLE %s LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 	}
-	role := pgx.Identifier{name}.Sanitize()
-	if _, err := tx.Exec(ctx, fmt.Sprintf(command, role)); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf(command, pgx.Identifier{name}.Sanitize())); err != nil {
 		return err
+	}
+	return resetSettings(ctx, tx, name)
+}
+
+// resetSettings gives the login an empty path and takes from it whatever else it begins its sessions with, in any database. A login
+// may set such things for itself, and those that only a superuser may set stay.
+func resetSettings(ctx context.Context, tx pgx.Tx, name string) error {
+	databases, err := controlsql.New(tx).ListSettingDatabases(ctx, name)
+	if err != nil {
+		return err
+	}
+	role := pgx.Identifier{name}.Sanitize()
+	statements := []string{"ALTER ROLE " + role + " RESET ALL"}
+	for _, database := range databases {
+		statements = append(statements, "ALTER ROLE "+role+" IN DATABASE "+pgx.Identifier{database}.Sanitize()+" RESET ALL")
 	}
 	// What this means is a schema whose name is empty, which there cannot be. The other way to have no path, FROM CURRENT,
 	// is dumped by pg_dumpall as a statement that does not parse, which stops pg_upgrade.
-	_, err := tx.Exec(ctx, "ALTER ROLE "+role+" SET search_path = ''")
+	statements = append(statements, "ALTER ROLE "+role+" SET search_path = ''")
+	_, err = tx.Exec(ctx, strings.Join(statements, ";\n"))
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -302,8 +303,9 @@ func TestLoginConnAsksOnce(t *testing.T) {
 func TestLoginConnWaitsNoLongerThanItsCaller(t *testing.T) {
 	t.Parallel()
 	d, _ := newDirectory(t)
-	d.logins.asking <- struct{}{}
-	defer func() { <-d.logins.asking }()
+	turn := d.logins.turn(tenant.DefaultCluster)
+	turn <- struct{}{}
+	defer func() { <-turn }()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := d.LoginConn(ctx, tenant.Placement{}); !errors.Is(err, context.Canceled) {
@@ -383,5 +385,72 @@ func TestSetRuntimePasswordSetsThatOfEveryLogin(t *testing.T) {
 	}
 	if has := query[bool](t, super, `SELECT rolpassword IS NOT NULL FROM pg_authid WHERE rolname = $1`, lookalike); has {
 		t.Error("a role that is no login of ours was given a password")
+	}
+}
+
+// A login may change what its own sessions begin with, in all databases and in single ones.
+func TestWhatALoginSetsForItselfIsReset(t *testing.T) {
+	t.Parallel()
+	url := registryURL(t)
+	d := openDirectory(t, crowded(t, url, 1))
+	own, first, second := mustHouse(t, d, withDatabase("own")), mustCreate(t, d, "first"), mustCreate(t, d, "second")
+	tenants := []*tenant.Tenant{own, first, second}
+	spoil := func() {
+		t.Helper()
+		for _, tn := range tenants {
+			conn := connectFor(t, d, tn.Placement)
+			mustExec(t, conn, `ALTER ROLE CURRENT_USER SET default_transaction_read_only = on`)
+			mustExec(t, conn, `DO $$ BEGIN EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET search_path = public', current_database()); END $$`)
+		}
+	}
+	wantReset := func(what string, tenants ...*tenant.Tenant) {
+		t.Helper()
+		for _, tn := range tenants {
+			conn := connectFor(t, d, tn.Placement)
+			got := query[string](t, conn, `SELECT current_setting('search_path') || ' ' || current_setting('default_transaction_read_only')`)
+			if got != `"" off` {
+				t.Errorf("%s, %s: %s", what, tn.Slug, got)
+			}
+		}
+	}
+	spoil()
+	restarted := openDirectory(t, configOf(t, url))
+	for _, tn := range tenants {
+		connectFor(t, restarted, tn.Placement)
+	}
+	wantReset("another process has looked at the logins", first, second)
+	if err := d.RotatePassword(t.Context(), own.ID); err != nil {
+		t.Fatal(err)
+	}
+	wantReset("its password was changed", own)
+	spoil()
+	if err := d.SetRuntimePassword(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantReset("the runtime logins' passwords were set", first, second)
+}
+
+func TestAClusterThatNeverAnswersHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	d, url := newDirectory(t)
+	mustAddCluster(t, d, NewCluster{Name: "second", URL: pgtest.Database(t)})
+	good := mustHouse(t, d, on("second", company("good")))
+	restarted := openDirectory(t, configOf(t, url))
+	for _, asked := range []string{"silent", tenant.DefaultCluster} {
+		restarted.logins.turn(asked) <- struct{}{}
+	}
+	connectFor(t, restarted, good.Placement)
+
+	// The server takes the connection and says nothing.
+	silent, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	cc := mustRuntimeConn(t, d)
+	address := silent.Addr().(*net.TCPAddr)
+	cc.Host, cc.Port, cc.Fallbacks = address.IP.String(), uint16(address.Port), nil
+	if err := tryConnect(t.Context(), cc); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error = %v, want %v", err, context.DeadlineExceeded)
 	}
 }

@@ -103,14 +103,13 @@ func (d *Directory) administratorOf(row controlsql.Cluster) (*pgx.ConnConfig, er
 	return conn, nil
 }
 
-// connectTo connects to a cluster as its administrator, to the named database, or to the cluster's own if the name is "". A
-// server that does not answer is given up in time.
-func (d *Directory) connectTo(ctx context.Context, cluster, database string) (*session, error) {
+// connectTo connects to a cluster's own database as its administrator. A server that does not answer is given up in time.
+func (d *Directory) connectTo(ctx context.Context, cluster string) (*session, error) {
 	admin, err := d.administrator(ctx, cluster)
 	if err != nil {
 		return nil, err
 	}
-	s, err := dialAdministrator(ctx, inDatabase(admin, database))
+	s, err := dialAdministrator(ctx, admin)
 	if err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", cluster, err)
 	}
@@ -154,7 +153,7 @@ const houseTime = cleanupTime / 2
 // its house there is built, torn down or given another password. What the registry says of the tenant is to be read again after
 // that: a creator whose lock in the registry is gone may have been overtaken.
 func (d *Directory) openSite(ctx context.Context, cluster string, id tenant.ID) (*session, error) {
-	s, err := d.connectTo(ctx, cluster, "")
+	s, err := d.connectTo(ctx, cluster)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/url"
 	"time"
+	"unicode/utf8"
 
 	"github.com/amacneil/dbmate/v2/pkg/dbmate"
 	"github.com/amacneil/dbmate/v2/pkg/dbutil"
@@ -248,6 +249,9 @@ var errInvalidIndex = errors.New("the index is invalid; run again")
 
 // send sends the section of the step in hand behind a prefix, which is one statement or none.
 func (s *session) send(prefix string) error {
+	if s.citus {
+		return s.sendEach(prefix)
+	}
 	section := s.steps[0].section()
 	finished := 0
 	results := s.conn.PgConn().Exec(s.ctx, prefix+section.text)
@@ -264,6 +268,23 @@ func (s *session) send(prefix string) error {
 		finished = max(finished-1, 0)
 	}
 	return s.steps[0].locate(section, finished, len(prefix), err)
+}
+
+// sendEach is send with a query for each statement: for some of them, as CREATE INDEX, Citus hands the whole text of the query on to its
+// workers, which take one statement.
+func (s *session) sendEach(prefix string) error {
+	if prefix != "" {
+		if _, err := s.script(prefix); err != nil {
+			return err
+		}
+	}
+	section := s.steps[0].section()
+	for n, st := range section.statements {
+		if _, err := s.script(section.text[st.start:st.end]); err != nil {
+			return s.steps[0].locate(section, n, -utf8.RuneCountInString(section.text[:st.start]), err)
+		}
+	}
+	return nil
 }
 
 // setLockTimeout holds for the file in hand: refresh sets it back.

@@ -206,7 +206,7 @@ func (f *file) locate(s *section, finished, before int, err error) error {
 	}
 	// The server's position counts characters in all that was sent. It finds faults in the syntax before it runs anything.
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && int(pgErr.Position) > before {
+	if errors.As(err, &pgErr) && pgErr.Position > 0 && int(pgErr.Position) > before {
 		place = byteOffset(s.text, int(pgErr.Position)-before)
 	}
 	if place < 0 {

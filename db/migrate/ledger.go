@@ -109,8 +109,9 @@ func (s *session) writeLedger() string {
 		more = fmt.Sprintf(` and exists (select from pg_catalog.pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and granted
 			and (classid::bigint << 32) | objid::bigint = %d)`, lockKey(s.target.Schema))
 	}
-	guard := fmt.Sprintf(`1 / case when current_setting('search_path') = %s and current_user::text = %s and session_user::text = %s
-		and pg_backend_pid()::text = %s%s then 1 else 0 end = 1`,
+	// Citus evaluates no setting within a CASE.
+	guard := fmt.Sprintf(`1 / (current_setting('search_path') = %s and current_user::text = %s and session_user::text = %s
+		and pg_backend_pid()::text = %s%s)::int = 1`,
 		literal(s.scope.path), literal(s.scope.user), literal(s.scope.sessionUser), literal(s.scope.backend), more)
 	if f.back {
 		return "delete from " + s.table + " where version = " + literal(f.Version) + " and " + guard

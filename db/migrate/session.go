@@ -37,7 +37,9 @@ type session struct {
 	stop <-chan struct{}
 	// visited counts the targets that the connection was at.
 	visited int
-	log     *slog.Logger
+	// citus is whether the server runs Citus.
+	citus bool
+	log   *slog.Logger
 	visit
 }
 
@@ -208,7 +210,7 @@ func (s *session) look(lock bool, known ledgerState) error {
 		return err
 	}
 	found, row := results[len(results)-1], results[len(results)-2].Rows[0]
-	s.locked, s.scope = s.locked || isTrue(row[0]), newScope(row[1:])
+	s.locked, s.citus, s.scope = s.locked || isTrue(row[0]), isTrue(row[1]), newScope(row[2:])
 	if pid := strconv.FormatUint(uint64(s.conn.PgConn().PID()), 10); s.scope.backend != pid {
 		return ErrPooler
 	}
@@ -232,7 +234,7 @@ func (s *session) look(lock bool, known ledgerState) error {
 	return nil
 }
 
-// settings is the statement that sets the session up. Its columns are whether the lock was taken, and the scope. A path may name what
+// settings is the statement that sets the session up. Its columns are whether the lock was taken, whether this is Citus, and the scope. A path may name what
 // does not exist, so the schema is looked for afterwards.
 func (s *session) settings(lock bool) string {
 	path := pgx.Identifier{s.target.Schema}.Sanitize()
@@ -248,7 +250,7 @@ func (s *session) settings(lock bool) string {
 		columns = append(columns, "set_config("+literal(name)+", "+literal(value)+", false)")
 	}
 	set("search_path", path+", pg_temp")
-	columns[0] = locked + ", " + columns[0] + ", " + scopeRest
+	columns[0] = locked + ", current_setting('citus.version', true) is not null, " + columns[0] + ", " + scopeRest
 	set("lock_timeout", milliseconds(s.cfg.LockTimeout))
 	set("standard_conforming_strings", "on")
 	if s.cfg.StatementTimeout > 0 {

@@ -14,12 +14,27 @@ import (
 // results must be read in order and closed; Close returns the error of the commit. A batch must not begin a transaction
 // by itself (pgx.Batch.BeginTx): use InTx.
 func (h Handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	s, l, err := h.lease(ctx)
-	if err != nil {
+	r, err := h.sendBatchOnce(ctx, b)
+	if h.mayRefresh(err) {
+		if h, err = h.refresh(ctx, err); err != nil {
+			return pgx.FailedBatchResults(b, err)
+		}
+		r, err = h.sendBatchOnce(ctx, b)
+	}
+	if r == nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	c := call{ctx: h.e.tracer.context(ctx, h.bound), scope: s, lease: l}
-	return c.sendBatch(b)
+	return r
+}
+
+// sendBatchOnce returns the error with which a batch has failed before its first result, also beside results that have it.
+func (h Handle) sendBatchOnce(ctx context.Context, b *pgx.Batch) (pgx.BatchResults, error) {
+	s, l, err := h.lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := call{ctx: h.e.tracer.context(ctx, h.bound), scope: s, lease: l}.sendBatch(b)
+	return r, r.err
 }
 
 // SendBatch is Handle.SendBatch inside the transaction.
@@ -30,7 +45,7 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	return tx.call(ctx).sendBatch(b)
 }
 
-func (c call) sendBatch(b *pgx.Batch) pgx.BatchResults {
+func (c call) sendBatch(b *pgx.Batch) *batchResults {
 	r := &batchResults{call: c, queued: b.QueuedQueries}
 	if tr := c.lease.e.tracer.batch; tr != nil {
 		r.ctx = tr.TraceBatchStart(c.ctx, c.lease.conn, pgx.TraceBatchStartData{Batch: b})

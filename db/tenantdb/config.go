@@ -40,6 +40,12 @@ type Config struct {
 	// login are given. It is called each time a connection is opened, and once more if the server did not take the password.
 	// Defaults to none: such a tenant is an error.
 	Login func(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error)
+	// Refresh is asked when a tenant's scope is refused, because the tenant has been moved or is being moved just now;
+	// directory.Await does it. It waits for the end of the move, if there is one, and returns the tenant's current record. The call is
+	// then sent once more, there. It returns nil if nothing has changed. Calls inside transactions do not ask it; Begin, SendBatch,
+	// CopyFrom and InTx do, before anything of theirs was executed. It is called from many goroutines. Defaults to none: the
+	// call returns ErrScope.
+	Refresh func(ctx context.Context, t *tenant.Tenant) (*tenant.Tenant, error)
 	// MaxConns is the most connections that are open at once to the database that the tenants of a cluster share, for each cluster.
 	// Defaults to 4 for each CPU.
 	MaxConns int
@@ -51,7 +57,8 @@ type Config struct {
 	// leaves the others room. Its further calls wait. As long as its calls take less than a millisecond it gets a quarter of that, but not less
 	// than 2, and the rest only after a wait of 10 ms: brief calls need no more. Defaults to half of MaxConns, but not less than 2.
 	MaxConnsPerTenant int
-	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. Defaults to a quarter of MaxConns, but
+	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. All tenants have them together: one that
+	// keeps many leaves few for the others. Defaults to a quarter of MaxConns, but
 	// not less than 1.
 	MaxSessions int
 	// MaxDatabaseConns is the most connections that are open at once to the databases of tenants' own, all of a cluster together.
@@ -59,7 +66,7 @@ type Config struct {
 	// another tenant's. Defaults to MaxConns.
 	MaxDatabaseConns int
 	// MaxConnsPerDatabase is the most connections that are open at once to one of these databases. Defaults to 4, or
-	// MaxDatabaseConns if that is less.
+	// half of MaxDatabaseConns if that is less.
 	MaxConnsPerDatabase int
 	// MaxDatabaseIdleTime is how long a connection to one of these databases may lie idle before it is closed. Defaults to 5 minutes.
 	MaxDatabaseIdleTime time.Duration
@@ -112,7 +119,7 @@ func (c Config) withDefaults() Config {
 		c.MaxDatabaseConns = c.MaxConns
 	}
 	if c.MaxConnsPerDatabase == 0 {
-		c.MaxConnsPerDatabase = min(4, c.MaxDatabaseConns)
+		c.MaxConnsPerDatabase = min(4, max(1, c.MaxDatabaseConns/2))
 	}
 	if c.MaxDatabaseIdleTime == 0 {
 		c.MaxDatabaseIdleTime = 5 * time.Minute

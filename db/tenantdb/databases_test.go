@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -114,37 +115,14 @@ func TestTenantsOfBothStrategiesSideBySide(t *testing.T) {
 	}
 }
 
-// THREATS 46: there may be many more databases than connections, and the server never sees more than the budget.
+// THREATS 46: there may be many more databases than connections, and the server never has more than the budget.
 func TestTwoHundredDatabasesOnTwentyConnections(t *testing.T) {
 	t.Parallel()
 	const tenants, conns, rounds = 200, 20, 3
-	server := pgtest.Start(t, pgserver.Config{})
+	// The server has room for these, for the default login's one, and for three superusers. One more is refused.
+	server := pgtest.Start(t, pgserver.Config{Settings: map[string]string{"max_connections": strconv.Itoa(conns + 1 + 3)}})
 	f := buildOwn(t, server.URL(pgserver.Superuser, pgserver.Database), tenants, tenants)
 	db := openFleet(t, f, tenantdb.Config{MaxConns: 1, MaxDatabaseConns: conns})
-	super := pgtest.Connect(t, server.URL(pgserver.Superuser, pgserver.Database))
-
-	done := make(chan struct{})
-	watched := make(chan int)
-	go func() {
-		most := 0
-		for {
-			var n int
-			err := super.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity, pg_sleep(0.01)
-				WHERE starts_with(usename, 'l_co_') AND backend_type = 'client backend'`).Scan(&n)
-			most = max(most, n)
-			select {
-			case <-done:
-				watched <- most
-				return
-			default:
-			}
-			if err != nil {
-				t.Error(err)
-				watched <- most
-				return
-			}
-		}
-	}()
 	var g errgroup.Group
 	for _, tn := range f.Tenants {
 		ctx := tenant.NewContext(t.Context(), tn)
@@ -162,10 +140,6 @@ func TestTwoHundredDatabasesOnTwentyConnections(t *testing.T) {
 	}
 	if err := g.Wait(); err != nil {
 		t.Error(err)
-	}
-	close(done)
-	if most := <-watched; most > conns || most == 0 {
-		t.Errorf("the server saw %d connections at once, want 1 to %d", most, conns)
 	}
 	for _, tn := range f.Tenants {
 		var qty int
@@ -309,7 +283,7 @@ func TestABusyDatabaseGivesWay(t *testing.T) {
 // A second connection to a database is worth another tenant's idle one, after a wait.
 func TestADatabaseGetsItsSecondConnectionInTheEnd(t *testing.T) {
 	t.Parallel()
-	f, db := openOwn(t, 2, 2, tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 2})
+	f, db := openOwn(t, 2, 2, tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 2, MaxConnsPerDatabase: 2})
 	ctx := tenant.NewContext(t.Context(), f.Tenants[0])
 	tx, err := db.Begin(ctx)
 	if err != nil {

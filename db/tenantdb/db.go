@@ -39,6 +39,7 @@ type engine struct {
 	nobody *load           // of calls that are in no tenant
 	pins   chan struct{}   // one element for each Session
 	scopes *otter.Cache[tenant.ID, *scope]
+	loads  *otter.Cache[loadKey, *load]
 	shared *descriptions // with built-in types only
 	tracer tracer
 
@@ -63,6 +64,7 @@ func (e *engine) close() {
 		e.end()
 		e.working.Wait()
 		e.scopes.StopAllGoroutines()
+		e.loads.StopAllGoroutines()
 	})
 }
 
@@ -73,24 +75,42 @@ func (e *engine) scopeOf(t *tenant.Tenant) (*scope, error) {
 		return old, nil
 	}
 	s, err := newScope(t, e.cfg)
-	// Under a lock: two scopes of one tenant would count its share twice.
+	if err != nil {
+		return nil, err
+	}
+	// Under a lock: two loads of one tenant would count its share twice.
 	e.scopeMu.Lock()
 	defer e.scopeMu.Unlock()
-	old, ok = e.scopes.GetIfPresent(t.ID)
-	switch {
-	case err != nil:
+	if s.load, err = e.loadOf(s.load); err != nil {
 		return nil, err
+	}
+	switch old, ok := e.scopes.GetIfPresent(t.ID); {
 	case ok && old.holdsLike(s):
 		return old, nil
-	case ok && old.load.door == s.load.door:
-		s.load = old.load
-	default:
-		if err := e.settle(s.load); err != nil {
-			return nil, err
-		}
+	case ok && old.tenant.Generation > t.Generation: // somebody has kept an old record
+		return s, nil
 	}
 	e.scopes.Set(t.ID, s)
 	return s, nil
+}
+
+// loadKey says whose load it is, and where.
+type loadKey struct {
+	id   tenant.ID
+	door door
+}
+
+// loadOf returns the load that all records of a tenant share which lead to the same place: the one given, if it is the first.
+func (e *engine) loadOf(t *load) (*load, error) {
+	key := loadKey{t.id, t.door}
+	if old, ok := e.loads.GetIfPresent(key); ok {
+		return old, nil
+	}
+	if err := e.settle(t); err != nil {
+		return nil, err
+	}
+	e.loads.Set(key, t)
+	return t, nil
 }
 
 // Handle has the methods that generated code asks for. A DB is a Handle that takes the tenant from the context of each
@@ -150,6 +170,17 @@ func (h Handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 }
 
 func (h Handle) query(ctx context.Context, sql string, args []any) (*Rows, error) {
+	rows, err := h.queryOnce(ctx, sql, args)
+	if !h.mayRefresh(err) {
+		return rows, err
+	}
+	if h, err = h.refresh(ctx, err); err != nil {
+		return nil, err
+	}
+	return h.queryOnce(ctx, sql, args)
+}
+
+func (h Handle) queryOnce(ctx context.Context, sql string, args []any) (*Rows, error) {
 	s, l, err := h.lease(ctx)
 	if err != nil {
 		return nil, err

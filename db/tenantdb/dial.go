@@ -35,7 +35,9 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		servers: make(map[string]*server),
 	}
 	var err error
-	e.scopes, err = otter.New(&otter.Options[tenant.ID, *scope]{MaximumSize: maxScopes})
+	if e.scopes, err = otter.New(&otter.Options[tenant.ID, *scope]{MaximumSize: maxScopes}); err == nil {
+		e.loads, err = otter.New(&otter.Options[loadKey, *load]{MaximumSize: maxScopes})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tenantdb: %w", err)
 	}
@@ -61,7 +63,7 @@ const dialTimeout = 30 * time.Second
 
 // dial opens a connection through a door and prepares it. If the server does not take the password, which may just have been
 // changed, it asks for the login once more.
-func (e *engine) dial(ctx context.Context, sv *server, d door) (*session, error) {
+func (e *engine) dial(ctx context.Context, sv *server, d door) (s *session, err error) {
 	conn, err := e.connect(ctx, d)
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == codeInvalidPassword && !e.isHome(d) {
 		conn, err = e.connect(ctx, d)
@@ -69,18 +71,21 @@ func (e *engine) dial(ctx context.Context, sv *server, d door) (*session, error)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if s == nil { // also after a panic of Config.RegisterTypes
+			hangUp(conn)
+		}
+	}()
 	if err = e.prepareSession(ctx, sv, conn); err == nil {
 		err = e.checkLogin(ctx, d, conn)
 	}
-	if err != nil && conn.IsClosed() {
-		err = connectError(err)
-	}
-	s := newSession(conn, sv, e.cfg, &e.working)
-	if err != nil {
-		s.close()
+	switch {
+	case err != nil && conn.IsClosed():
+		return nil, fmt.Errorf("tenantdb: %w", connectError(err))
+	case err != nil:
 		return nil, err
 	}
-	return s, nil
+	return newSession(conn, sv, e.cfg, &e.working), nil
 }
 
 // isHome reports whether Config.ConnConfig leads through the door.

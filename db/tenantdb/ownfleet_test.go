@@ -72,11 +72,11 @@ func TestIsolationInDatabasesOfTenantsOwn(t *testing.T) {
 		})
 	}
 	for name := range ways(nil) {
-		run(name, f.tenants[1:], tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 4}, func(db *tenantdb.DB) runFn { return ways(db)[name] })
+		run(name, f.tenants[1:], tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 4, MaxConnsPerDatabase: 4}, func(db *tenantdb.DB) runFn { return ways(db)[name] })
 	}
 	inContext := func(db *tenantdb.DB) runFn { return ways(db)["context"] }
-	run("fewer connections than tenants", f.tenants[1:], tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 2}, inContext)
-	run("short lived", f.tenants[1:], tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 4, MaxConnLifetime: 20 * time.Millisecond}, inContext)
-	run("both strategies", f.tenants[:3], tenantdb.Config{MaxConns: 4, MaxDatabaseConns: 4}, inContext)
+	run("fewer connections than tenants", f.tenants[1:], tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 2, MaxConnsPerDatabase: 2}, inContext)
+	run("short lived", f.tenants[1:], tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 4, MaxConnsPerDatabase: 4, MaxConnLifetime: 20 * time.Millisecond}, inContext)
+	run("both strategies", f.tenants[:3], tenantdb.Config{MaxConns: 4, MaxDatabaseConns: 4, MaxConnsPerDatabase: 4}, inContext)
 	run("session", f.tenants[2:], tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 2, MaxSessions: 2}, session)
 }

@@ -100,7 +100,7 @@ func (e *engine) closeServers() {
 }
 
 // dialSafely dials for as long as the engine is open, and no longer than dialTimeout. A panic of Config.Login or of a hook is an
-// error: in the background nobody could recover from it. While the server does not answer, one call at a time tries it.
+// error: in the background nobody could recover from it. While nobody answers at the server's address, one call in a second tries it.
 func (e *engine) dialSafely(caller context.Context, sv *server, d door) (s *session, err error) {
 	ctx, cancel := context.WithTimeout(caller, dialTimeout)
 	defer cancel()
@@ -129,10 +129,9 @@ const retryAfter = time.Second
 // outage remembers that a server does not answer, so that its tenants' calls fail at once and do not each wait for the network. It
 // takes nothing but a connection that works to end it.
 type outage struct {
-	mu     sync.Mutex
-	err    error     // why the server could last not be reached; nil while it answers
-	after  time.Time // when it may be tried again
-	trying bool      // somebody does
+	mu    sync.Mutex
+	err   error     // why the server could last not be reached; nil while it answers
+	after time.Time // when it may be tried again
 }
 
 // enter returns the error of the last attempt, if it is too early for another one.
@@ -142,10 +141,10 @@ func (o *outage) enter() error {
 	switch {
 	case o.err == nil:
 		return nil
-	case o.trying || time.Now().Before(o.after):
+	case time.Now().Before(o.after):
 		return o.err
 	}
-	o.trying = true
+	o.after = time.Now().Add(retryAfter) // for all the others
 	return nil
 }
 
@@ -153,7 +152,6 @@ func (o *outage) enter() error {
 func (o *outage) leave(err error, givenUp bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.trying = false
 	switch {
 	case err == nil:
 		o.err = nil
@@ -162,8 +160,8 @@ func (o *outage) leave(err error, givenUp bool) {
 	}
 }
 
-// isOutage reports whether nobody answers at the server's address, or it says that it is not open yet. A connection that is lost
-// while it is made is no outage: somebody may have ended it.
+// isOutage reports whether nobody answers at the server's address, or it says that it is not open yet. A connection that is lost, or gets
+// no further, once the server was reached is no outage: it may be the fault of one database or of one tenant.
 func isOutage(err error) bool {
 	if !errors.Is(err, ErrUnavailable) {
 		return false
@@ -173,7 +171,7 @@ func isOutage(err error) bool {
 		return pgErr.Code == codeCannotConnectNow
 	}
 	var netErr *net.OpError
-	return errors.As(err, &netErr) && netErr.Op == "dial" || errors.Is(err, context.DeadlineExceeded)
+	return errors.As(err, &netErr) && netErr.Op == "dial"
 }
 
 // connectError dresses an error of connecting: a server that says nothing, or that it takes no connections now, is unavailable; any

@@ -2,6 +2,7 @@ package tenantdb
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
 	"reflect"
 	"strconv"
@@ -143,8 +144,17 @@ func (s *session) lives(ctx context.Context) bool {
 const closeTimeout = 5 * time.Second
 
 // close ends the connection in order, and waits no longer than closeTimeout.
-func (s *session) close() {
+func (s *session) close() { hangUp(s.conn) }
+
+// hangUp waits until the server has hung up too: until then the connection has its place there.
+func hangUp(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	_ = s.conn.Close(ctx) // there is nobody left to tell
+	if pg := conn.PgConn(); !pg.IsClosed() && !pg.IsBusy() {
+		pg.Frontend().Send(&pgproto3.Terminate{})
+		if pg.Frontend().Flush() == nil && pg.Conn().SetReadDeadline(time.Now().Add(closeTimeout)) == nil {
+			_, _ = io.Copy(io.Discard, pg.Conn())
+		}
+	}
+	_ = conn.Close(ctx) // there is nobody left to tell
 }

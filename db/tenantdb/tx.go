@@ -29,6 +29,17 @@ func (h Handle) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error)
 	if err := checkOptions(opts); err != nil {
 		return nil, err
 	}
+	tx, err := h.beginOnce(ctx, opts)
+	if !h.mayRefresh(err) {
+		return tx, err
+	}
+	if h, err = h.refresh(ctx, err); err != nil {
+		return nil, err
+	}
+	return h.beginOnce(ctx, opts)
+}
+
+func (h Handle) beginOnce(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
 	s, l, err := h.lease(ctx)
 	if err != nil {
 		return nil, err

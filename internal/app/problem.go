@@ -143,7 +143,7 @@ func isUnavailable(err error) bool {
 			return true
 		}
 	}
-	return errors.Is(err, tenantdb.ErrBusy) || errors.Is(err, tenantdb.ErrUnavailable) || errors.Is(err, tenantdb.ErrSchemaMissing) ||
+	return errors.Is(err, tenantdb.ErrBusy) || errors.Is(err, tenantdb.ErrUnavailable) || errors.Is(err, tenantdb.ErrScope) ||
 		errors.Is(err, context.DeadlineExceeded) || as[*pgconn.ConnectError](err)
 }
 

@@ -21,6 +21,7 @@ type clusterCmd struct {
 	Set    clusterSetCmd    `cmd:"" help:"Change a cluster's URL, strategy or bound."`
 	Drain  clusterDrainCmd  `cmd:"" help:"Keep new tenants from a cluster."`
 	Remove clusterRemoveCmd `cmd:"" help:"Forget a cluster on which nobody lives."`
+	clusterCitus
 }
 
 // registryFlags are the flags of commands on clusters and passwords.

@@ -94,10 +94,24 @@ func hint(err error) string {
 		return "add a cluster, or raise the bound of one: leasehold cluster list shows them"
 	case errors.Is(err, directory.ErrNoCluster):
 		return "leasehold cluster list shows which there are"
+	case errors.Is(err, directory.ErrNotCitus):
+		return "leasehold cluster list shows the kinds"
 	case errors.Is(err, directory.ErrClusterExists):
 		return "choose another name, or change that one: leasehold cluster set"
 	case errors.Is(err, directory.ErrClusterInUse):
 		return "a cluster on which nobody lives can be removed; leasehold cluster drain keeps new tenants away"
+	case errors.Is(err, directory.ErrUnconfirmed):
+		return "drop the old copy first: leasehold tenant move SUBDOMAIN --confirm"
+	case errors.Is(err, directory.ErrMoving):
+		return "wait until that is done, or end it: leasehold tenant move SUBDOMAIN --cancel"
+	case errors.Is(err, directory.ErrNoMove):
+		return "leasehold tenant show says what was done; a tenant that has moved can be moved back"
+	case errors.Is(err, directory.ErrHeld):
+		return "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start LIMIT 5 shows the oldest ones: run it again when they are over"
+	case errors.Is(err, directory.ErrBusy):
+		return "run it again when that is over"
+	case errors.Is(err, directory.ErrBadExport):
+		return "name a file that leasehold tenant export has written"
 	case errors.Is(err, directory.ErrNoPassword):
 		return "leasehold tenant show says how it is housed"
 	case errors.Is(err, directory.ErrSlugTaken):
@@ -106,6 +120,8 @@ func hint(err error) string {
 		return "remove it there first, if it is not the other tenant's any more: leasehold tenant domain remove"
 	case errors.Is(err, directory.ErrNoDomain):
 		return "leasehold tenant domain list shows which it has"
+	case errors.Is(err, directory.ErrTooManyDomains):
+		return "remove one that it does not use: leasehold tenant domain remove"
 	case errors.Is(err, directory.ErrPurging):
 		return "wait until it is done: leasehold tenant purge --dry-run shows what is left"
 	case errors.As(err, &unverified):

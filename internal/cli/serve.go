@@ -16,8 +16,10 @@ type serveCmd struct {
 	config.Web      `group:"Hosts"`
 	migrationsFlag
 
-	MaxConns int `name:"max-conns" env:"LEASEHOLD_MAX_CONNS" placeholder:"N" help:"Connections for tenants' queries. Defaults to 4 for each CPU."`
-	Spares   int `name:"spares" env:"LEASEHOLD_SPARES" default:"4" placeholder:"N" help:"Schemas kept ready for the next sign-ups (${default}); 0 removes those that there are."`
+	MaxConns int `name:"max-conns" env:"LEASEHOLD_MAX_CONNS" placeholder:"N" help:"Connections for the queries of tenants that share a database, for each cluster. Defaults to 4 for each CPU."`
+	// MaxDatabaseConns are on top of those.
+	MaxDatabaseConns int `name:"max-database-conns" env:"LEASEHOLD_MAX_DATABASE_CONNS" placeholder:"N" help:"Connections to databases of tenants' own, for each cluster, all databases together. Defaults to as many as --max-conns."`
+	Spares           int `name:"spares" env:"LEASEHOLD_SPARES" default:"4" placeholder:"N" help:"Schemas kept ready for the next sign-ups (${default}); 0 removes those that there are."`
 }
 
 // Run serves until ctx ends.
@@ -46,7 +48,7 @@ func (c *serveCmd) Run(ctx context.Context, r *runner) error {
 	}
 	defer l.close()
 	s, err := newStack(ctx, stackConfig{
-		conn: conn, keys: secret, migrator: m, spares: c.Spares, web: c.Web, maxConns: c.MaxConns, logger: r.logger,
+		conn: conn, keys: secret, migrator: m, spares: c.Spares, web: c.Web, maxConns: c.MaxConns, maxDatabaseConns: c.MaxDatabaseConns, logger: r.logger,
 	}, l)
 	if err != nil {
 		return err
@@ -56,6 +58,11 @@ func (c *serveCmd) Run(ctx context.Context, r *runner) error {
 		r.logger.WarnContext(ctx, "tenants that were never finished could not be cleared away", "error", err)
 	} else if swept > 0 {
 		r.logger.InfoContext(ctx, "cleared away tenants that were never finished", "count", swept)
+	}
+	if moves, err := s.dir.RecoverMoves(ctx); err != nil {
+		r.logger.WarnContext(ctx, "moves that were broken off could not be taken up", "error", err)
+	} else if moves > 0 {
+		r.logger.InfoContext(ctx, "took up moves that were broken off", "count", moves)
 	}
 	r.logger.InfoContext(ctx, "serving", "url", s.apex, "listen", l.public.Addr().String(), "admin", fmt.Sprintf("http://%s/readyz", l.admin.Addr()))
 	return s.serve(ctx, l)

@@ -139,7 +139,9 @@ type stackConfig struct {
 	spares    int
 	web       config.Web
 	maxConns  int
-	logger    *slog.Logger
+	// maxDatabaseConns bounds the connections to databases of tenants' own.
+	maxDatabaseConns int
+	logger           *slog.Logger
 }
 
 // newStack opens the registry and the tenants' database and builds the handlers for the listeners.
@@ -173,7 +175,8 @@ func newStack(ctx context.Context, cfg stackConfig, l *listeners) (_ *stack, err
 	if err != nil {
 		return nil, err
 	}
-	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: runtime, Login: s.dir.LoginConn, MaxConns: cfg.maxConns, Logger: cfg.logger})
+	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: runtime, Login: s.dir.LoginConn, Refresh: s.dir.Await, MaxConns: cfg.maxConns,
+		MaxDatabaseConns: cfg.maxDatabaseConns, Logger: cfg.logger})
 	if err != nil {
 		return nil, err
 	}

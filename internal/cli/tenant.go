@@ -26,6 +26,7 @@ type tenantCmd struct {
 	Each  tenantEachCmd  `cmd:"" help:"Run a program for each tenant."`
 	Query tenantQueryCmd `cmd:"" help:"Ask each tenant the same thing, without changing anything."`
 	tenantLife
+	tenantTransfer
 }
 
 type tenantCreateCmd struct {

@@ -43,7 +43,12 @@ type oneTenant struct {
 
 // open opens the registry and finds the tenant. The caller closes the Directory unless there is an error.
 func (c oneTenant) open(ctx context.Context, r *runner) (*directory.Directory, *tenant.Tenant, error) {
-	dir, err := openDirectory(ctx, c.Database, keys{}, nil, r.quiet(ctx))
+	return c.openWith(ctx, r, keys{})
+}
+
+// openWith is open for commands that may have to do with other clusters.
+func (c oneTenant) openWith(ctx context.Context, r *runner, secret keys) (*directory.Directory, *tenant.Tenant, error) {
+	dir, err := openDirectory(ctx, c.Database, secret, nil, r.quiet(ctx))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,7 +138,10 @@ func (r *runner) printStatus(t *tenant.Tenant, err error) error {
 
 type tenantDeleteCmd struct {
 	oneTenant
-	NoExport  bool   `name:"no-export" help:"Delete without a copy of the data. There is no export yet: take a pg_dump of the tenant's schema if the data may be asked for later."`
+	config.Secret `group:"Database"`
+
+	Export    string `type:"path" xor:"export" placeholder:"FILE" help:"Write all data to this file first, as 'leasehold tenant export' does."`
+	NoExport  bool   `name:"no-export" xor:"export" help:"Delete without a copy of the data."`
 	GraceDays int    `name:"grace-days" default:"30" placeholder:"N" help:"How many days the data is kept before it is dropped (${default})."`
 	Now       bool   `help:"Let the next purge drop the data, without a time to think; needs --confirm."`
 	Confirm   string `placeholder:"SUBDOMAIN" help:"The tenant's subdomain once more, for --now."`
@@ -146,7 +154,11 @@ func (c *tenantDeleteCmd) Run(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
-	dir, t, err := c.open(ctx, r)
+	secret, err := optionalKeysOf(c.Secret)
+	if err != nil {
+		return err
+	}
+	dir, t, err := c.openWith(ctx, r, secret)
 	if err != nil {
 		return err
 	}
@@ -164,7 +176,7 @@ func (c *tenantDeleteCmd) Run(ctx context.Context, r *runner) error {
 	case opts.Now:
 		opts.Grace = 0
 	}
-	if err := c.export(); err != nil {
+	if err := c.export(ctx, dir, t); err != nil {
 		return err
 	}
 	deletion, err := dir.Delete(ctx, t.ID, opts)
@@ -182,14 +194,18 @@ func (c *tenantDeleteCmd) Run(ctx context.Context, r *runner) error {
 }
 
 // export makes sure that the data is where it was asked to be before anything happens to it.
-func (c *tenantDeleteCmd) export() error {
-	if c.NoExport {
+func (c *tenantDeleteCmd) export(ctx context.Context, dir *directory.Directory, t *tenant.Tenant) error {
+	switch {
+	case c.NoExport:
 		return nil
+	case c.Export == "":
+		return &config.Error{
+			Setting: "--export", Err: errors.New("is not given"),
+			Hint: "name a file for a copy of the data, or say with --no-export that none is needed, or that you have one",
+		}
 	}
-	return &config.Error{
-		Setting: "--no-export", Err: errors.New("is not given"),
-		Hint: "a deletion makes no copy of the data; say with --no-export that none is needed, or that you have one",
-	}
+	_, err := dir.Export(ctx, t.ID, c.Export)
+	return err
 }
 
 type tenantPurgeCmd struct {

@@ -247,6 +247,61 @@ func (q *Queries) ListOpenDatabases(ctx context.Context) ([]string, error) {
 	return items, nil
 }
 
+const listSomeHoused = `-- name: ListSomeHoused :many
+SELECT id, slug, company, contact_name, contact_email, status, cluster, strategy, database_name, schema_name, role_name, encrypted_password, generation, created_at, updated_at, login_no, next_encrypted_password, living_on, delete_after, purging, was_suspended FROM tenants
+WHERE living_on = $1::text AND status IN ('active', 'suspended', 'deleting') AND NOT purging
+ORDER BY id
+LIMIT $2
+`
+
+type ListSomeHousedParams struct {
+	Cluster string
+	MaxRows int32
+}
+
+// Some of the tenants that live on a cluster and are whole.
+func (q *Queries) ListSomeHoused(ctx context.Context, arg ListSomeHousedParams) ([]Tenant, error) {
+	rows, err := q.db.Query(ctx, listSomeHoused, arg.Cluster, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []Tenant{}
+	for rows.Next() {
+		var i Tenant
+		if err := rows.Scan(
+			&i.ID,
+			&i.Slug,
+			&i.Company,
+			&i.ContactName,
+			&i.ContactEmail,
+			&i.Status,
+			&i.Cluster,
+			&i.Strategy,
+			&i.DatabaseName,
+			&i.SchemaName,
+			&i.RoleName,
+			&i.EncryptedPassword,
+			&i.Generation,
+			&i.CreatedAt,
+			&i.UpdatedAt,
+			&i.LoginNo,
+			&i.NextEncryptedPassword,
+			&i.LivingOn,
+			&i.DeleteAfter,
+			&i.Purging,
+			&i.WasSuspended,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const moveReservation = `-- name: MoveReservation :one
 UPDATE tenants
 SET cluster = $1, strategy = $2, database_name = $3, login_no = $4, encrypted_password = $5

@@ -11,6 +11,17 @@ import (
 	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
+const countDomains = `-- name: CountDomains :one
+SELECT count(*) FROM domains WHERE tenant_id = $1
+`
+
+func (q *Queries) CountDomains(ctx context.Context, tenantID tenant.ID) (int64, error) {
+	row := q.db.QueryRow(ctx, countDomains, tenantID)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const deleteDomain = `-- name: DeleteDomain :execrows
 DELETE FROM domains WHERE name = $1 AND tenant_id = $2
 `

@@ -49,6 +49,24 @@ type Installation struct {
 	CreatedAt time.Time
 }
 
+type Move struct {
+	TenantID          tenant.ID
+	State             string
+	Holding           bool
+	Finished          bool
+	StartedAt         time.Time
+	SwitchedAt        *time.Time
+	Cluster           string
+	Strategy          tenant.Strategy
+	DatabaseName      string
+	LoginNo           int32
+	EncryptedPassword []byte
+	OldCluster        string
+	OldStrategy       tenant.Strategy
+	OldDatabaseName   string
+	OldLoginNo        int32
+}
+
 type Spare struct {
 	ID         tenant.ID
 	State      string

@@ -46,27 +46,29 @@ func (q *Queries) GetLockdown(ctx context.Context) (GetLockdownRow, error) {
 const getLogin = `-- name: GetLogin :one
 SELECT (r.rolsuper OR r.rolreplication OR r.rolbypassrls)::boolean AS is_powerful,
        (r.rolcanlogin AND NOT r.rolinherit AND NOT r.rolcreaterole AND NOT r.rolcreatedb)::boolean AS is_plain,
-       coalesce('search_path=""' = ANY (r.rolconfig), false)::boolean AS has_empty_path,
+       (coalesce(r.rolconfig = ARRAY['search_path=""'], false) AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase <> 0
+       ))::boolean AS has_plain_settings,
        has_database_privilege(r.oid, current_database(), 'CONNECT') AS may_connect
 FROM pg_catalog.pg_roles r
 WHERE r.rolname = $1::text
 `
 
 type GetLoginRow struct {
-	IsPowerful   bool
-	IsPlain      bool
-	HasEmptyPath bool
-	MayConnect   bool
+	IsPowerful       bool
+	IsPlain          bool
+	HasPlainSettings bool
+	MayConnect       bool
 }
 
-// is_powerful is what only a superuser can give or take.
+// is_powerful is what only a superuser can give or take. The settings are what its sessions begin with, in all databases and in single ones.
 func (q *Queries) GetLogin(ctx context.Context, name string) (GetLoginRow, error) {
 	row := q.db.QueryRow(ctx, getLogin, name)
 	var i GetLoginRow
 	err := row.Scan(
 		&i.IsPowerful,
 		&i.IsPlain,
-		&i.HasEmptyPath,
+		&i.HasPlainSettings,
 		&i.MayConnect,
 	)
 	return i, err
@@ -128,6 +130,36 @@ func (q *Queries) ListRoles(ctx context.Context, prefix string) ([]string, error
 			return nil, err
 		}
 		items = append(items, rolname)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listSettingDatabases = `-- name: ListSettingDatabases :many
+SELECT d.datname::text
+FROM pg_catalog.pg_db_role_setting s
+JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+WHERE r.rolname = $1::text
+ORDER BY d.datname
+`
+
+// The databases for which a login has settings of its own.
+func (q *Queries) ListSettingDatabases(ctx context.Context, login string) ([]string, error) {
+	rows, err := q.db.Query(ctx, listSettingDatabases, login)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var d_datname string
+		if err := rows.Scan(&d_datname); err != nil {
+			return nil, err
+		}
+		items = append(items, d_datname)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ var mutants = []mutant{
 	// Databases of tenants' own, and clusters.
 	{"a connection serves any database", "databases.go", "		if s.door != t.door {", "		if s.door.Cluster != t.door.Cluster {"},
 	{"a database's name is left out of the door", "server.go", "		d.Database = p.Database\n", "		d.Database, d.Login = \"\", \"\"\n"},
-	{"a tenant that moved keeps its pool", "db.go", "case ok && old.load.door == s.load.door:", "case ok:"},
+	{"a tenant that moved keeps its pool", "db.go", "loadKey{t.id, t.door}", "loadKey{t.id, door{}}"},
 	{"the budget is not counted", "databases.go", "	if p.open < p.cfg.MaxDatabaseConns {", "	if true {"},
 	{"each call opens a connection", "databases.go", "len(t.queue) == 0 || t.opening || t.open", "len(t.queue) == 0 || t.open"},
 	{"the database used last makes room", "databases.go", "		oldest := p.idle[0]\n		p.idle = slices.Delete(p.idle, 0, 1)", "		oldest := p.idle[len(p.idle)-1]\n		p.idle = p.idle[:len(p.idle)-1]"},

@@ -1,4 +1,8 @@
 package pgdump
 
-// Find is find, for tests that put something before the real program.
-var Find = find
+import "context"
+
+// Find is find for pg_dump, for tests that put something before the real program.
+func Find(ctx context.Context, binDir string, server int) (string, error) {
+	return find(ctx, programName, binDir, server)
+}

@@ -17,9 +17,9 @@ import (
 
 const programName = "pg_dump"
 
-// find returns the pg_dump in binDir, or the oldest on the machine that is not older than the server: what it writes is the
-// closest to what the server's own would.
-func find(ctx context.Context, binDir string, server int) (string, error) {
+// find returns the program of that name in binDir, or the oldest on the machine that is not older than the server: what it writes
+// is the closest to what the server's own would.
+func find(ctx context.Context, name, binDir string, server int) (string, error) {
 	dirs := []string{binDir}
 	if binDir == "" {
 		dirs = pgserver.Folders(ctx)
@@ -30,7 +30,7 @@ func find(ctx context.Context, binDir string, server int) (string, error) {
 		misfits []string
 	)
 	for _, dir := range dirs {
-		program := filepath.Join(dir, programName)
+		program := filepath.Join(dir, name)
 		major, err := version(ctx, program)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -53,8 +53,8 @@ func find(ctx context.Context, binDir string, server int) (string, error) {
 	if len(misfits) > 0 {
 		found = " (" + strings.Join(misfits, "; ") + ")"
 	}
-	return "", fmt.Errorf("%w: it has version %d, and %s there is none of %d or newer%s: install postgresql-client-%d (Debian, Ubuntu) or postgresql%d (Red Hat, Alpine, SUSE)",
-		ErrNoProgram, server, where, server, found, server, server)
+	return "", fmt.Errorf("%w: it has version %d, and %s there is no %s of %d or newer%s: install postgresql-client-%d (Debian, Ubuntu) or postgresql%d (Red Hat, Alpine, SUSE)",
+		ErrNoProgram, server, where, name, server, found, server, server)
 }
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)

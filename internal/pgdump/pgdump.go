@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -106,8 +105,11 @@ func (c Config) dump(ctx context.Context) ([]byte, error) {
 	return c.tidy(raw, versions), nil
 }
 
-func (c Config) connConfig() *pgx.ConnConfig {
-	cc := c.Conn.Copy()
+func (c Config) connConfig() *pgx.ConnConfig { return sessionConfig(c.Conn) }
+
+// sessionConfig is how a session is opened that is passed on.
+func sessionConfig(conn *pgx.ConnConfig) *pgx.ConnConfig {
+	cc := conn.Copy()
 	cc.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing may be prepared in a session that is passed on
 	cc.StatementCacheCapacity, cc.DescriptionCacheCapacity = 0, 0
 	cc.RuntimeParams["application_name"] = "leasehold dump"
@@ -147,7 +149,7 @@ func (c Config) read(ctx context.Context, conn *pgx.Conn) (raw []byte, versions 
 			return nil, nil, err
 		}
 	}
-	program, err := find(ctx, c.BinDir, version/10000)
+	program, err := find(ctx, programName, c.BinDir, version/10000)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -157,28 +159,12 @@ func (c Config) read(ctx context.Context, conn *pgx.Conn) (raw []byte, versions 
 
 // run has the program dump the schema through the connection.
 func (c Config) run(ctx context.Context, program string, conn *pgx.Conn) ([]byte, error) {
-	relay, err := newRelay(ctx, conn.PgConn())
-	if err != nil {
-		return nil, err
-	}
-	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, program,
-		"--format=plain", "--encoding=UTF8", "--no-password", "--schema-only", "--strict-names", `--schema="`+c.Schema+`"`,
+	var out bytes.Buffer
+	err := through(ctx, program, conn, &out,
+		"--format=plain", "--schema-only", "--strict-names", `--schema="`+c.Schema+`"`,
 		"--no-owner", "--no-privileges", "--no-tablespaces", "--no-table-access-method",
 		"--no-security-labels", "--no-publications", "--no-subscriptions")
-	cmd.Dir = "/"
-	cmd.Env = append(environment(), "PGHOST="+relay.dir, "PGPORT="+relayPort,
-		"PGUSER="+conn.Config().User, "PGDATABASE="+conn.Config().Database)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = closeTimeout
-	err = cmd.Run()
-	if closeErr := relay.close(ctx, err == nil); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w%s", program, err, said(stderr.String()))
-	}
-	return stdout.Bytes(), nil
+	return out.Bytes(), err
 }
 
 // environment is what a program gets: nothing of the caller's, whose variables may hold passwords, and messages in English.

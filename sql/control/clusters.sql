@@ -60,3 +60,10 @@ UPDATE tenants
 SET cluster = @cluster, strategy = @strategy, database_name = @database_name, login_no = @login_no, encrypted_password = @encrypted_password
 WHERE id = @id AND status = 'provisioning'
 RETURNING *;
+
+-- name: ListSomeHoused :many
+-- Some of the tenants that live on a cluster and are whole.
+SELECT * FROM tenants
+WHERE living_on = @cluster::text AND status IN ('active', 'suspended', 'deleting') AND NOT purging
+ORDER BY id
+LIMIT @max_rows;

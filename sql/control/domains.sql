@@ -24,3 +24,6 @@ DELETE FROM domains WHERE name = @name AND tenant_id = @tenant_id;
 
 -- name: DeleteDomainsOf :exec
 DELETE FROM domains WHERE tenant_id = @tenant_id;
+
+-- name: CountDomains :one
+SELECT count(*) FROM domains WHERE tenant_id = @tenant_id;

@@ -2,13 +2,24 @@
 SELECT current_setting('server_version_num')::int;
 
 -- name: GetLogin :one
--- is_powerful is what only a superuser can give or take.
+-- is_powerful is what only a superuser can give or take. The settings are what its sessions begin with, in all databases and in single ones.
 SELECT (r.rolsuper OR r.rolreplication OR r.rolbypassrls)::boolean AS is_powerful,
        (r.rolcanlogin AND NOT r.rolinherit AND NOT r.rolcreaterole AND NOT r.rolcreatedb)::boolean AS is_plain,
-       coalesce('search_path=""' = ANY (r.rolconfig), false)::boolean AS has_empty_path,
+       (coalesce(r.rolconfig = ARRAY['search_path=""'], false) AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase <> 0
+       ))::boolean AS has_plain_settings,
        has_database_privilege(r.oid, current_database(), 'CONNECT') AS may_connect
 FROM pg_catalog.pg_roles r
 WHERE r.rolname = @name::text;
+
+-- name: ListSettingDatabases :many
+-- The databases for which a login has settings of its own.
+SELECT d.datname::text
+FROM pg_catalog.pg_db_role_setting s
+JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+WHERE r.rolname = @login::text
+ORDER BY d.datname;
 
 -- name: ListRoles :many
 SELECT rolname::text FROM pg_catalog.pg_roles WHERE starts_with(rolname, @prefix::text) ORDER BY rolname;

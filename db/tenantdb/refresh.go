@@ -1,0 +1,36 @@
+package tenantdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/leasehold-go/leasehold/db/tenant"
+)
+
+// mayRefresh reports whether a call outside a transaction ended as it does where the tenant is being moved, or was: the scope was refused,
+// so that nothing of the call was executed.
+func (h Handle) mayRefresh(err error) bool {
+	return err != nil && h.e.cfg.Refresh != nil && errors.Is(err, ErrScope)
+}
+
+// refresh returns a handle under which such a call is to be sent once more, or the error that the call ends with.
+func (h Handle) refresh(ctx context.Context, cause error) (Handle, error) {
+	t := h.bound
+	if t == nil {
+		var err error
+		if t, err = tenant.FromContext(ctx); err != nil {
+			return h, err
+		}
+	}
+	fresh, err := h.e.cfg.Refresh(ctx, t)
+	switch {
+	case err != nil:
+		return h, fmt.Errorf("%w (its record could not be refreshed: %w)", cause, err)
+	case fresh == nil:
+		return h, cause
+	case fresh.ID != t.ID:
+		return h, fmt.Errorf("%w: Config.Refresh returned %s for %s", tenant.ErrMismatch, fresh.Slug, t.Slug)
+	}
+	return h.For(fresh), nil
+}
