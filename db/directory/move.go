@@ -269,7 +269,7 @@ func checkKinds(ctx context.Context, q *controlsql.Queries, names ...string) err
 			return err
 		}
 		if ClusterKind(cluster.Kind) == CitusCluster {
-			return fmt.Errorf("%w: cluster %q is a Citus cluster; export the tenant and import it there", errors.ErrUnsupported, name)
+			return fmt.Errorf("%w: cluster %q is a Citus cluster, which no tenant can be moved to or from; to leave it, export the tenant and import it elsewhere", errors.ErrUnsupported, name)
 		}
 	}
 	return nil

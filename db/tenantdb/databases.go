@@ -46,27 +46,10 @@ func newDatabases(ctx context.Context, cfg Config, working *sync.WaitGroup, dial
 	return p
 }
 
-// acquire takes a connection to the tenant's database, waiting for one if it must.
 func (p *databases) acquire(ctx context.Context, t *load) (*session, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("context already done: %w", err)
-	}
-	for {
-		s, w, err := p.take(ctx, t)
-		if w != nil {
-			s, err = p.wait(w)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if s.lives(ctx) {
-			return s, nil
-		}
-		p.release(s, t, false)
-	}
+	return acquire(ctx, p, t)
 }
 
-// take leases a connection that is free, or puts the call in the queue.
 func (p *databases) take(ctx context.Context, t *load) (*session, *waiter, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -89,22 +72,10 @@ func (p *databases) take(ctx context.Context, t *load) (*session, *waiter, error
 	return nil, w, nil
 }
 
-// wait waits until the call is granted a connection, gives up or is called off.
-func (p *databases) wait(w *waiter) (*session, error) {
-	select {
-	case g := <-w.granted:
-		return g.session, g.err
-	case <-w.ctx.Done():
-	}
+func (p *databases) withdraw(w *waiter) (why string, ok bool) {
 	p.mu.Lock()
-	why, waits := p.shortage(w.load), p.turns.quit(w)
-	p.mu.Unlock()
-	if !waits {
-		if g := <-w.granted; g.session != nil {
-			p.release(g.session, w.load, true)
-		}
-	}
-	return nil, fmt.Errorf("%w: %s: %w", ErrBusy, why, context.Cause(w.ctx))
+	defer p.mu.Unlock()
+	return p.shortage(w.load), p.turns.quit(w)
 }
 
 // lookAfter ends waits that are too long, and lets tenants that have waited have another connection. It reports whether nobody waits.

@@ -109,15 +109,24 @@ func (ts *turns) dismiss() {
 	*ts = nil
 }
 
+// queued is a pool whose callers may have to wait.
+type queued interface {
+	pool
+	// take leases a connection that is free, or puts the call in the queue.
+	take(ctx context.Context, t *load) (*session, *waiter, error)
+	// withdraw takes a call out of the queue and says what it waited for. It reports false if the call was granted something.
+	withdraw(w *waiter) (why string, ok bool)
+}
+
 // acquire takes a connection for the tenant, waiting for one if it must.
-func (p *lanes) acquire(ctx context.Context, t *load) (*session, error) {
+func acquire(ctx context.Context, p queued, t *load) (*session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("context already done: %w", err)
 	}
 	for {
 		s, w, err := p.take(ctx, t)
 		if w != nil {
-			s, err = p.wait(w)
+			s, err = wait(p, w)
 		}
 		if err != nil {
 			return nil, err
@@ -129,7 +138,8 @@ func (p *lanes) acquire(ctx context.Context, t *load) (*session, error) {
 	}
 }
 
-// take leases a connection that is free, or puts the call in the queue.
+func (p *lanes) acquire(ctx context.Context, t *load) (*session, error) { return acquire(ctx, p, t) }
+
 func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -160,7 +170,7 @@ func (p *lanes) take(ctx context.Context, t *load) (*session, *waiter, error) {
 }
 
 // wait waits until the call is granted a connection, gives up or is called off.
-func (p *lanes) wait(w *waiter) (*session, error) {
+func wait(p queued, w *waiter) (*session, error) {
 	select {
 	case g := <-w.granted:
 		return g.session, g.err
@@ -175,7 +185,6 @@ func (p *lanes) wait(w *waiter) (*session, error) {
 	return nil, fmt.Errorf("%w: %s: %w", ErrBusy, why, context.Cause(w.ctx))
 }
 
-// withdraw takes a call out of the queue and says what it waited for. It reports false if the call was granted something.
 func (p *lanes) withdraw(w *waiter) (why string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
