@@ -70,10 +70,12 @@ func (e *ValidationError) Error() string {
 
 // SQLSTATEs that are acted upon.
 const (
-	codeForeignKeyViolation  = "23503"
-	codeUniqueViolation      = "23505"
-	codeInvalidPassword      = "28P01"
-	codeInvalidAuthorization = "28000"
+	codeForeignKeyViolation   = "23503"
+	codeUniqueViolation       = "23505"
+	codeInsufficientPrivilege = "42501"
+	codeObjectInUse           = "55006"
+	codeInvalidPassword       = "28P01"
+	codeInvalidAuthorization  = "28000"
 )
 
 // sqlState returns the SQLSTATE that a server's error carries, or "".

@@ -136,7 +136,7 @@ func (h ownHouse) dropDatabase(ctx context.Context, s *session) error {
 			return err
 		}
 	}
-	if _, err = s.conn.Exec(ctx, "DROP DATABASE "+database+" WITH (FORCE)"); err != nil || missing {
+	if err := forceDrop(ctx, s, h.database); err != nil || missing {
 		return err
 	}
 	_, err = s.conn.Exec(ctx, "REVOKE "+login+" FROM CURRENT_USER")

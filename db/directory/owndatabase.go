@@ -136,7 +136,7 @@ func (h ownHouse) drop(ctx context.Context, s *session) error {
 	if err := h.lockOut(ctx, s); err != nil {
 		return err
 	}
-	if _, err := s.conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{h.database}.Sanitize()+" WITH (FORCE)"); err != nil {
+	if err := forceDrop(ctx, s, h.database); err != nil {
 		return err
 	}
 	for _, role := range []string{h.login, h.role} {
@@ -148,6 +148,24 @@ func (h ownHouse) drop(ctx context.Context, s *session) error {
 		}
 	}
 	return nil
+}
+
+// dropTries bounds how often a database is dropped that somebody is found in.
+const dropTries = 5
+
+// forceDrop drops a database, if it is there, and ends who is connected to it. To WITH (FORCE) an autovacuum worker is somebody whom only
+// a superuser may end; a drop without it sends the worker away.
+func forceDrop(ctx context.Context, s *session, database string) (err error) {
+	drop := "DROP DATABASE IF EXISTS " + pgx.Identifier{database}.Sanitize()
+	for range dropTries {
+		if _, err = s.conn.Exec(ctx, drop+" WITH (FORCE)"); sqlState(err) != codeInsufficientPrivilege {
+			return err
+		}
+		if _, err = s.conn.Exec(ctx, drop); sqlState(err) != codeObjectInUse {
+			return err
+		}
+	}
+	return err
 }
 
 // lockOut keeps the login from connecting again. Only members of a login may end its sessions.
