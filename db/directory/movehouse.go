@@ -122,17 +122,13 @@ func (h ownHouse) dropDatabase(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	options := ""
-	if version >= inheritOptionVersion {
-		options = " WITH INHERIT TRUE"
-	}
 	_, err = s.q.GetLogin(ctx, h.login)
 	missing := errors.Is(err, pgx.ErrNoRows)
 	if err != nil && !missing {
 		return err
 	}
 	if !missing {
-		if _, err := s.conn.Exec(ctx, "GRANT "+login+" TO CURRENT_USER"+options); err != nil {
+		if _, err := s.conn.Exec(ctx, joinRoleSQL(h.login, version)); err != nil {
 			return err
 		}
 	}

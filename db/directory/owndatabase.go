@@ -180,11 +180,6 @@ func (h ownHouse) lockOut(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	options := ""
-	if version >= inheritOptionVersion {
-		options = " WITH INHERIT TRUE"
-	}
-	login := pgx.Identifier{h.login}.Sanitize()
-	_, err = s.conn.Exec(ctx, "ALTER ROLE "+login+" NOLOGIN;\nGRANT "+login+" TO CURRENT_USER"+options)
+	_, err = s.conn.Exec(ctx, "ALTER ROLE "+pgx.Identifier{h.login}.Sanitize()+" NOLOGIN;\n"+joinRoleSQL(h.login, version))
 	return err
 }

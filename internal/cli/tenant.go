@@ -29,10 +29,29 @@ type tenantCmd struct {
 	tenantTransfer
 }
 
-type tenantCreateCmd struct {
+// buildFlags are those of commands that build a tenant.
+type buildFlags struct {
 	config.Database `group:"Database"`
 	config.Secret   `group:"Database"`
 	migrationsFlag
+}
+
+// open opens the registry for building tenants.
+func (f *buildFlags) open(ctx context.Context, r *runner) (*directory.Directory, error) {
+	logger := r.quiet(ctx)
+	m, err := f.migrator(migrate.Config{Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	secret, err := keysOf(f.Secret)
+	if err != nil {
+		return nil, err
+	}
+	return openDirectory(ctx, f.Database, secret, m, logger)
+}
+
+type tenantCreateCmd struct {
+	buildFlags
 
 	Subdomain    string `arg:"" help:"The subdomain: lower-case letters, digits and inner hyphens, at most 40."`
 	Company      string `required:"" placeholder:"NAME" help:"The company's name."`
@@ -44,16 +63,7 @@ type tenantCreateCmd struct {
 
 // Run creates the tenant.
 func (c *tenantCreateCmd) Run(ctx context.Context, r *runner) error {
-	logger := r.quiet(ctx)
-	m, err := c.migrator(migrate.Config{Logger: logger})
-	if err != nil {
-		return err
-	}
-	secret, err := keysOf(c.Secret)
-	if err != nil {
-		return err
-	}
-	dir, err := openDirectory(ctx, c.Database, secret, m, logger)
+	dir, err := c.open(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/leasehold-go/leasehold/db/directory"
-	"github.com/leasehold-go/leasehold/db/migrate"
 	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/internal/config"
 )
@@ -50,9 +49,7 @@ func (c *tenantExportCmd) Run(ctx context.Context, r *runner) error {
 }
 
 type tenantImportCmd struct {
-	config.Database `group:"Database"`
-	config.Secret   `group:"Database"`
-	migrationsFlag
+	buildFlags
 
 	File         string `arg:"" type:"path" help:"The file, which 'leasehold tenant export' wrote. What it defines is made with the administrator's rights: import only what you trust."`
 	Subdomain    string `placeholder:"NAME" help:"The new tenant's subdomain. Defaults to the one in the file."`
@@ -65,16 +62,7 @@ type tenantImportCmd struct {
 
 // Run imports the tenant.
 func (c *tenantImportCmd) Run(ctx context.Context, r *runner) error {
-	logger := r.quiet(ctx)
-	m, err := c.migrator(migrate.Config{Logger: logger})
-	if err != nil {
-		return err
-	}
-	secret, err := keysOf(c.Secret)
-	if err != nil {
-		return err
-	}
-	dir, err := openDirectory(ctx, c.Database, secret, m, logger)
+	dir, err := c.open(ctx, r)
 	if err != nil {
 		return err
 	}
