@@ -72,9 +72,13 @@ func TestMoverIsKilled(t *testing.T) {
 			killMover(t, url, step)
 			// It is settled by the first call that is held, or by the next process that starts.
 			w.await(t, 5)
-			if _, err := d.RecoverMoves(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			conn := connectTo(t, url)
+			waitFor(t, "the server has noticed that the mover is gone", func() bool {
+				if _, err := d.RecoverMoves(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				return query[int](t, conn, `SELECT count(*) FROM moves WHERE NOT finished`) == 0
+			})
 			if n, err := d.RecoverMoves(t.Context()); n != 0 || err != nil {
 				t.Errorf("recovered %d moves again: %v", n, err)
 			}
@@ -95,7 +99,6 @@ func TestMoverIsKilled(t *testing.T) {
 			case now.Placement != acme.Placement:
 				t.Errorf("it is at %+v", now.Placement)
 			default:
-				conn := connectTo(t, url)
 				left := query[int](t, conn, `SELECT (SELECT count(*) FROM moves) + (SELECT count(*) FROM pg_namespace WHERE nspname ~ '^[mo]_')
 					+ (SELECT count(*) FROM pg_roles WHERE rolname = $1)`, ownLogin(acme.Placement.Role))
 				if left > 0 {
