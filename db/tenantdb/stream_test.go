@@ -48,6 +48,23 @@ func awaitState(ctx context.Context, t *testing.T, super *pgx.Conn, login, condi
 	}
 }
 
+// cancelledAsleep returns the error of a call that is cancelled once the server runs it: one whose context ends before it is sent
+// leaves its transaction as it was.
+func cancelledAsleep(ctx context.Context, t *testing.T, f *fleet, q querier) error {
+	t.Helper()
+	super := superConn(t, f)
+	short, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := q.Exec(short, "SELECT pg_sleep(600)")
+		failed <- err
+	}()
+	awaitState(ctx, t, super, f.login, "state = 'active' AND query = 'SELECT pg_sleep(600)'")
+	cancel()
+	return <-failed
+}
+
 // A large result is read as it comes: the client holds one row of it, and the server waits for the client. Not parallel, since the
 // heap is everybody's.
 func TestALargeResultIsStreamed(t *testing.T) {
