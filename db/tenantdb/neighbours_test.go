@@ -80,9 +80,7 @@ func TestOneTenantLeavesOthersConnectionsToTheirDatabases(t *testing.T) {
 		}
 		defer func() { _ = tx.Rollback(hot) }()
 	}
-	brief, cancel := context.WithTimeout(hot, 50*time.Millisecond)
-	defer cancel()
-	if _, err := db.Begin(brief); !errors.Is(err, tenantdb.ErrBusy) {
+	if err := lateInTheQueue(hot, t, db); !errors.Is(err, tenantdb.ErrBusy) {
 		t.Errorf("a third connection: got %v, want ErrBusy", err)
 	}
 	mustOwn(t, t.Context(), db.For(f.Tenants[1]), f.Tenants[1])
@@ -105,9 +103,7 @@ func TestTwoRecordsOfATenantHaveOneShare(t *testing.T) {
 	}
 	defer func() { _ = tx.Rollback(ctx) }()
 	mustOwn(t, t.Context(), db.For(&moved), old)
-	brief, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	if _, err := db.Begin(brief); !errors.Is(err, tenantdb.ErrBusy) {
+	if err := lateInTheQueue(ctx, t, db); !errors.Is(err, tenantdb.ErrBusy) {
 		t.Errorf("a second connection: got %v, want ErrBusy", err)
 	}
 }

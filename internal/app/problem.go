@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -111,7 +113,9 @@ var outcomes = []struct {
 	{as[fieldErrors], http.StatusUnprocessableEntity, "Some fields need another look."},
 	{as[*directory.ValidationError], http.StatusUnprocessableEntity, "Some fields need another look."},
 	{isUnfit, http.StatusUnprocessableEntity, "A value does not fit."},
+	{is(tenantdb.ErrUnavailable), http.StatusServiceUnavailable, "This company's data cannot be reached at the moment. Nothing is lost. Try again in a while."},
 	{isUnavailable, http.StatusServiceUnavailable, "The service is busy. Try again in a moment."},
+	{isLost, http.StatusServiceUnavailable, "The connection to this company's data was lost. Look what is there before you try again."},
 }
 
 // retryAfter is what a 503 asks clients to wait, in seconds.
@@ -143,8 +147,13 @@ func isUnavailable(err error) bool {
 			return true
 		}
 	}
-	return errors.Is(err, tenantdb.ErrBusy) || errors.Is(err, tenantdb.ErrUnavailable) || errors.Is(err, tenantdb.ErrScope) ||
-		errors.Is(err, context.DeadlineExceeded) || as[*pgconn.ConnectError](err)
+	return errors.Is(err, tenantdb.ErrBusy) || errors.Is(err, tenantdb.ErrScope) || errors.Is(err, context.DeadlineExceeded) ||
+		as[*pgconn.ConnectError](err)
+}
+
+// isLost reports a connection that broke while it was used: what was asked may have been done.
+func isLost(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || as[*net.OpError](err)
 }
 
 // problem is an RFC 9457 problem document. Errors holds a message per field.

@@ -61,7 +61,7 @@ func newSite(t *testing.T) *site {
 	t.Cleanup(s.dir.Close)
 	login, err := s.dir.RuntimeConn(ctx)
 	must(t, err)
-	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: login, Login: s.dir.LoginConn, MaxConns: 6})
+	s.db, err = tenantdb.Open(ctx, tenantdb.Config{ConnConfig: login, Login: s.dir.LoginConn, Refresh: s.dir.Await, MaxConns: 6})
 	must(t, err)
 	t.Cleanup(s.db.Close)
 	hosts, err := tenanthttp.New(s.dir, tenanthttp.Config{
@@ -98,11 +98,15 @@ type company struct {
 func (s *site) signUp(t *testing.T, subdomain string) company {
 	t.Helper()
 	name := strings.ToUpper(subdomain[:1]) + subdomain[1:] + " Ltd"
-	created, err := s.dir.Create(t.Context(), directory.NewTenant{
-		Company: name, ContactName: "Ann Arbor", ContactEmail: "ann@" + subdomain + ".example", Subdomain: subdomain,
-	})
+	return s.create(t, directory.NewTenant{Company: name, ContactEmail: "ann@" + subdomain + ".example", Subdomain: subdomain})
+}
+
+func (s *site) create(t *testing.T, n directory.NewTenant) company {
+	t.Helper()
+	n.ContactName = "Ann Arbor"
+	created, err := s.dir.Create(t.Context(), n)
 	must(t, err)
-	return company{s, subdomain + ".example.com", created}
+	return company{s, n.Subdomain + ".example.com", created}
 }
 
 // newCompany is a site with one company.
