@@ -59,6 +59,8 @@ type Cluster struct {
 	Draining bool
 	// Address is host:port/database, without the login. It is "" if the URL cannot be opened.
 	Address string
+	// Pooler is the host:port of the pooler that its tenants' logins connect through, or "".
+	Pooler string
 	// Err says why its administrator cannot connect; nil is good.
 	Err error
 }
@@ -72,6 +74,11 @@ type ClusterChange struct {
 	Strategy tenant.Strategy
 	// MaxTenants is how many living tenants Create puts there at most; 0 is no limit. It moves nobody.
 	MaxTenants *int
+	// Pooler is the URL of a transaction pooler such as PgBouncer in front of the cluster, as postgres://host:port with options but
+	// without a login; "" is none. From then on what LoginConn returns for its tenants leads there, with the logins and databases that
+	// they have; RuntimeConn's result too, for the default cluster, which programs ask for when they start. Administrators go on to
+	// connect directly. It is tried, and must lead to the same server.
+	Pooler *string
 	// LostKey says that the URL that there is cannot be opened any more, because its key is lost. Otherwise that is ErrSecretKey: with a
 	// key that other processes do not have, a new URL would take the cluster from them.
 	LostKey bool
@@ -254,6 +261,7 @@ func (d *Directory) Clusters(ctx context.Context) ([]Cluster, error) {
 	for i, row := range rows {
 		clusters[i] = Cluster{
 			Name: row.Name, Kind: ClusterKind(row.Kind), Strategy: row.Strategy, Tenants: int(living[row.Name]), Draining: row.Draining,
+			Pooler: poolerAddress(row.PoolerUrl),
 		}
 		if limited(row) {
 			clusters[i].MaxTenants = int(*row.MaxTenants)
@@ -302,7 +310,7 @@ func (d *Directory) UpdateCluster(ctx context.Context, name string, change Clust
 }
 
 func (d *Directory) updateCluster(ctx context.Context, name string, change ClusterChange) error {
-	if change.URL != "" {
+	if change.URL != "" || change.Pooler != nil {
 		if err := d.cfg.validateSecretKey(); err != nil {
 			return err
 		}
@@ -320,7 +328,7 @@ func (d *Directory) updateCluster(ctx context.Context, name string, change Clust
 			return err
 		}
 		return q.UpdateCluster(ctx, controlsql.UpdateClusterParams{
-			Name: name, Strategy: row.Strategy, MaxTenants: row.MaxTenants, EncryptedUrl: row.EncryptedUrl,
+			Name: name, Strategy: row.Strategy, MaxTenants: row.MaxTenants, EncryptedUrl: row.EncryptedUrl, PoolerUrl: row.PoolerUrl,
 		})
 	})
 }
@@ -341,6 +349,14 @@ func (d *Directory) alterCluster(ctx context.Context, row *controlsql.Cluster, c
 			return err
 		}
 		row.Strategy = change.Strategy
+	}
+	if change.Pooler != nil {
+		if change.URL != "" {
+			return fmt.Errorf("%w: the URL and the pooler are changed one after the other, since each is tried", ErrClusterUnfit)
+		}
+		if err := d.changePooler(ctx, row, *change.Pooler); err != nil {
+			return err
+		}
 	}
 	switch {
 	case change.URL != "":

@@ -24,7 +24,7 @@ func newPassword() []byte {
 
 // LoginConn returns how to connect for a tenant that is placed there. It is what tenantdb.Config.Login asks for. Of the placement
 // the cluster, the strategy, the database and the login count; "" is the default cluster and the strategy schema. The result
-// belongs to the caller.
+// belongs to the caller. If the cluster has a pooler, the result leads there; what is said below is asked of the server itself.
 //
 // For a tenant that is housed by schema it is the runtime login that the placement names, "" being the default one, on that
 // cluster. It does for that login what RuntimeConn does for the default one, with the same errors, but asks the server only until
@@ -41,9 +41,19 @@ func (d *Directory) LoginConn(ctx context.Context, p tenant.Placement) (*pgx.Con
 	if err := d.cfg.validateSecretKey(); err != nil {
 		return nil, err
 	}
+	connect := d.sharedConn
 	if p.Strategy == tenant.DatabaseStrategy {
-		return d.ownConn(ctx, p)
+		connect = d.ownConn
 	}
+	direct, err := connect(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return d.forTenants(ctx, p.Cluster, direct)
+}
+
+// sharedConn is LoginConn for a tenant that is housed by schema.
+func (d *Directory) sharedConn(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error) {
 	login := clusterLogin{p.Cluster, defaultLogin}
 	if p.Login != "" {
 		var ours bool

@@ -105,7 +105,7 @@ func (d *Directory) loginNumber(name string) (int32, bool) {
 
 // RuntimeConn makes sure that the default runtime login exists and returns how to connect as it: a login without rights of its
 // own, member of its tenants' roles, one of which it must take on by SET ROLE before it can read anything. Its search_path is
-// empty. That the connection works has been tried, anew in each call.
+// empty. That the connection works has been tried, anew in each call. If the default cluster has a pooler, the result leads there.
 //
 // The default login serves the tenants of the default cluster whose placement names none: all that are housed by schema there
 // until there are more than Config.TenantsPerLogin. For the others see LoginConn.
@@ -118,7 +118,11 @@ func (d *Directory) RuntimeConn(ctx context.Context) (*pgx.ConnConfig, error) {
 	if err := d.cfg.validateSecretKey(); err != nil {
 		return nil, err
 	}
-	return d.usableLogin(ctx, atDefault(defaultLogin), true)
+	direct, err := d.usableLogin(ctx, atDefault(defaultLogin), true)
+	if err != nil {
+		return nil, err
+	}
+	return d.forTenants(ctx, tenant.DefaultCluster, direct)
 }
 
 // SetRuntimePassword makes Config.SecretKey the one that counts, for all runtime logins at once, on all clusters, and resets what they

@@ -18,12 +18,13 @@ import (
 // administrators remembers how to connect to clusters as their administrators. It is safe for concurrent use.
 type administrators struct {
 	mu    sync.Mutex
-	known map[string]administrator // by the cluster's name; guarded by mu
-	down  map[string]time.Time     // when the cluster could not be reached; guarded by mu
+	known map[string]administrator      // by the cluster's name; guarded by mu
+	rows  map[string]controlsql.Cluster // what was read last; guarded by mu
+	down  map[string]time.Time          // when the cluster could not be reached; guarded by mu
 }
 
 func newAdministrators() *administrators {
-	return &administrators{known: map[string]administrator{}, down: map[string]time.Time{}}
+	return &administrators{known: map[string]administrator{}, rows: map[string]controlsql.Cluster{}, down: map[string]time.Time{}}
 }
 
 // avoidTime is how long a cluster that could not be reached is the last choice for new tenants: each try may take some seconds.
@@ -47,6 +48,25 @@ type administrator struct {
 	conn   *pgx.ConnConfig
 }
 
+// readCluster reads a cluster's row; while the registry cannot be reached, what was read last holds.
+func (d *Directory) readCluster(ctx context.Context, cluster string) (controlsql.Cluster, error) {
+	readCtx, cancel := context.WithTimeout(ctx, d.cfg.ReadTimeout)
+	defer cancel()
+	row, err := d.queries.GetCluster(readCtx, cluster)
+	switch {
+	case err == nil:
+		d.administrators.remember(row)
+		return row, nil
+	case errors.Is(err, pgx.ErrNoRows):
+		return row, fmt.Errorf("%w: %q", ErrNoCluster, cluster)
+	case ctx.Err() == nil && sqlState(err) == "":
+		if last, ok := d.administrators.last(cluster); ok {
+			return last, nil
+		}
+	}
+	return row, fmt.Errorf("directory: read the cluster %q: %w", cluster, err)
+}
+
 func (a *administrators) get(cluster string) administrator {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -59,6 +79,19 @@ func (a *administrators) set(cluster string, known administrator) {
 	a.known[cluster] = known
 }
 
+func (a *administrators) last(cluster string) (controlsql.Cluster, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	row, ok := a.rows[cluster]
+	return row, ok
+}
+
+func (a *administrators) remember(row controlsql.Cluster) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rows[row.Name] = row
+}
+
 // administrator returns how to connect to a cluster as its administrator, to the database for tenants that are housed by schema.
 // It reads the registry, since the URL may have been changed; while that cannot be reached, what it read last holds. The result
 // is shared and must not be changed.
@@ -66,21 +99,11 @@ func (d *Directory) administrator(ctx context.Context, cluster string) (*pgx.Con
 	if cluster == tenant.DefaultCluster {
 		return d.cfg.ConnConfig, nil
 	}
-	readCtx, cancel := context.WithTimeout(ctx, d.cfg.ReadTimeout)
-	defer cancel()
-	row, err := d.queries.GetCluster(readCtx, cluster)
-	switch {
-	case err == nil:
-		return d.administratorOf(row)
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil, fmt.Errorf("%w: %q", ErrNoCluster, cluster)
-	case ctx.Err() != nil || sqlState(err) != "":
-		return nil, fmt.Errorf("directory: read the cluster %q: %w", cluster, err)
+	row, err := d.readCluster(ctx, cluster)
+	if err != nil {
+		return nil, err
 	}
-	if last := d.administrators.get(cluster); last.conn != nil {
-		return last.conn, nil
-	}
-	return nil, fmt.Errorf("directory: read the cluster %q: %w", cluster, err)
+	return d.administratorOf(row)
 }
 
 // administratorOf is administrator for a row that has been read.

@@ -19,7 +19,12 @@ import (
 func (f *fleet) bounced(t *testing.T, poolSize int) *pgx.ConnConfig {
 	t.Helper()
 	pgtest.Exec(t, f.url, "ALTER ROLE "+f.login+" SET search_path = ''") // as the directory makes its runtime login
-	u := pgtest.PgBouncer(t, f.url, pgtest.PgBouncerOptions{PoolSize: poolSize, Users: map[string]string{f.login: "test"}})
+	users := map[string]string{f.login: "test"}
+	for _, tn := range f.tenants[len(f.tenants)-f.own:] {
+		users[tn.Placement.Login] = "test"
+		pgtest.Exec(t, f.url, "ALTER ROLE "+tn.Placement.Login+" SET search_path = ''")
+	}
+	u := pgtest.PgBouncer(t, f.url, pgtest.PgBouncerOptions{PoolSize: poolSize, Users: users})
 	cc, err := pgx.ParseConfig(u)
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 type clusterCmd struct {
 	Add    clusterAddCmd    `cmd:"" help:"Add a server, or a database of one, that is to house tenants."`
 	List   clusterListCmd   `cmd:"" help:"List the clusters, how full they are, and whether they can be reached."`
-	Set    clusterSetCmd    `cmd:"" help:"Change a cluster's URL, strategy or bound."`
+	Set    clusterSetCmd    `cmd:"" help:"Change a cluster's URL, strategy, bound or pooler."`
 	Drain  clusterDrainCmd  `cmd:"" help:"Keep new tenants from a cluster."`
 	Remove clusterRemoveCmd `cmd:"" help:"Forget a cluster on which nobody lives."`
 	clusterCitus
@@ -116,6 +116,7 @@ type clusterView struct {
 	MaxTenants int    `json:"max_tenants,omitempty"` // 0 is no limit
 	Draining   bool   `json:"draining"`
 	Address    string `json:"address,omitempty"`
+	Pooler     string `json:"pooler,omitempty"`
 	Reachable  bool   `json:"reachable"`
 	Error      string `json:"error,omitempty"`
 }
@@ -123,7 +124,7 @@ type clusterView struct {
 func newClusterView(c directory.Cluster) clusterView {
 	view := clusterView{
 		Name: c.Name, Kind: string(c.Kind), Strategy: string(c.Strategy), Tenants: c.Tenants, MaxTenants: c.MaxTenants, Draining: c.Draining,
-		Address: c.Address, Reachable: c.Err == nil,
+		Address: c.Address, Pooler: c.Pooler, Reachable: c.Err == nil,
 	}
 	if c.Err != nil {
 		view.Error = oneLine(c.Err.Error())
@@ -137,6 +138,15 @@ func (v clusterView) fill() string {
 		return fmt.Sprint(v.Tenants)
 	}
 	return fmt.Sprintf("%d of %d (%d%%)", v.Tenants, v.MaxTenants, 100*v.Tenants/v.MaxTenants)
+}
+
+// place is where it is, and how its tenants' logins get there.
+func (v clusterView) place() string {
+	address := cmp.Or(v.Address, "-")
+	if v.Pooler == "" {
+		return address
+	}
+	return address + " through " + v.Pooler
 }
 
 func (v clusterView) state() string {
@@ -174,7 +184,7 @@ func (c *clusterListCmd) Run(ctx context.Context, r *runner) error {
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		_, _ = fmt.Fprintln(table, "NAME\tKIND\tSTRATEGY\tTENANTS\tSTATE\tADDRESS")
 		for _, v := range views {
-			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, v.Kind, v.Strategy, v.fill(), v.state(), cmp.Or(v.Address, "-"))
+			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, v.Kind, v.Strategy, v.fill(), v.state(), v.place())
 		}
 		_ = table.Flush()
 	}); err != nil {
@@ -195,6 +205,7 @@ type clusterSetCmd struct {
 	URL        string  `name:"url" env:"LEASEHOLD_CLUSTER_URL" placeholder:"URL" help:"Another login, password or address, with the same database. Other users of this machine can see it as an argument: prefer the variable, or - for standard input."`
 	Strategy   string  `enum:"schema,database," default:"" placeholder:"schema|database" help:"How tenants are housed there from now on that do not say how."`
 	MaxTenants *maxInt `placeholder:"N|none" help:"How many tenants are put there at most."`
+	Pooler     *string `placeholder:"URL|none" help:"A transaction pooler such as PgBouncer, through which the tenants' logins connect: postgres://host:port, without a login."`
 	LostKey    bool    `help:"The secret key that the URL was encrypted with is lost."`
 }
 
@@ -220,8 +231,11 @@ func (c *clusterSetCmd) Run(ctx context.Context, r *runner) error {
 		return err
 	}
 	change := directory.ClusterChange{URL: url, Strategy: tenant.Strategy(c.Strategy), MaxTenants: (*int)(c.MaxTenants), LostKey: c.LostKey}
-	if change.URL == "" && change.Strategy == "" && change.MaxTenants == nil {
-		return &config.Error{Setting: "cluster set", Err: errors.New("nothing is to be changed"), Hint: "give it --url, --strategy or --max-tenants"}
+	if c.Pooler != nil {
+		change.Pooler = new(strings.TrimPrefix(*c.Pooler, "none"))
+	}
+	if change.URL == "" && change.Strategy == "" && change.MaxTenants == nil && change.Pooler == nil {
+		return &config.Error{Setting: "cluster set", Err: errors.New("nothing is to be changed"), Hint: "give it --url, --strategy, --max-tenants or --pooler"}
 	}
 	dir, err := c.open(ctx, r)
 	if err != nil {

@@ -82,7 +82,7 @@ func (q *Queries) GetAdministrator(ctx context.Context) (GetAdministratorRow, er
 }
 
 const getCluster = `-- name: GetCluster :one
-SELECT name, created_at, kind, strategy, max_tenants, draining, encrypted_url, database_name FROM clusters WHERE name = $1
+SELECT name, created_at, kind, strategy, max_tenants, draining, encrypted_url, database_name, pooler_url FROM clusters WHERE name = $1
 `
 
 func (q *Queries) GetCluster(ctx context.Context, name string) (Cluster, error) {
@@ -97,12 +97,13 @@ func (q *Queries) GetCluster(ctx context.Context, name string) (Cluster, error) 
 		&i.Draining,
 		&i.EncryptedUrl,
 		&i.DatabaseName,
+		&i.PoolerUrl,
 	)
 	return i, err
 }
 
 const getClusterForUpdate = `-- name: GetClusterForUpdate :one
-SELECT name, created_at, kind, strategy, max_tenants, draining, encrypted_url, database_name FROM clusters WHERE name = $1 FOR UPDATE
+SELECT name, created_at, kind, strategy, max_tenants, draining, encrypted_url, database_name, pooler_url FROM clusters WHERE name = $1 FOR UPDATE
 `
 
 func (q *Queries) GetClusterForUpdate(ctx context.Context, name string) (Cluster, error) {
@@ -117,6 +118,7 @@ func (q *Queries) GetClusterForUpdate(ctx context.Context, name string) (Cluster
 		&i.Draining,
 		&i.EncryptedUrl,
 		&i.DatabaseName,
+		&i.PoolerUrl,
 	)
 	return i, err
 }
@@ -185,7 +187,7 @@ func (q *Queries) InsertCluster(ctx context.Context, arg InsertClusterParams) (i
 }
 
 const listClusters = `-- name: ListClusters :many
-SELECT name, created_at, kind, strategy, max_tenants, draining, encrypted_url, database_name FROM clusters ORDER BY name
+SELECT name, created_at, kind, strategy, max_tenants, draining, encrypted_url, database_name, pooler_url FROM clusters ORDER BY name
 `
 
 func (q *Queries) ListClusters(ctx context.Context) ([]Cluster, error) {
@@ -206,6 +208,7 @@ func (q *Queries) ListClusters(ctx context.Context) ([]Cluster, error) {
 			&i.Draining,
 			&i.EncryptedUrl,
 			&i.DatabaseName,
+			&i.PoolerUrl,
 		); err != nil {
 			return nil, err
 		}
@@ -391,13 +394,16 @@ func (q *Queries) SetClusterDraining(ctx context.Context, arg SetClusterDraining
 }
 
 const updateCluster = `-- name: UpdateCluster :exec
-UPDATE clusters SET strategy = $1, max_tenants = $2, encrypted_url = $3 WHERE name = $4
+UPDATE clusters
+SET strategy = $1, max_tenants = $2, encrypted_url = $3, pooler_url = $4
+WHERE name = $5
 `
 
 type UpdateClusterParams struct {
 	Strategy     tenant.Strategy
 	MaxTenants   *int32
 	EncryptedUrl []byte
+	PoolerUrl    *string
 	Name         string
 }
 
@@ -406,6 +412,7 @@ func (q *Queries) UpdateCluster(ctx context.Context, arg UpdateClusterParams) er
 		arg.Strategy,
 		arg.MaxTenants,
 		arg.EncryptedUrl,
+		arg.PoolerUrl,
 		arg.Name,
 	)
 	return err

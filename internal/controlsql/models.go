@@ -19,6 +19,7 @@ type Cluster struct {
 	Draining     bool
 	EncryptedUrl []byte
 	DatabaseName *string
+	PoolerUrl    *string
 }
 
 type Domain struct {

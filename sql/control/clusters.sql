@@ -16,7 +16,9 @@ VALUES (@name, @kind, @strategy, @max_tenants, @encrypted_url, @database_name)
 ON CONFLICT DO NOTHING;
 
 -- name: UpdateCluster :exec
-UPDATE clusters SET strategy = @strategy, max_tenants = @max_tenants, encrypted_url = @encrypted_url WHERE name = @name;
+UPDATE clusters
+SET strategy = @strategy, max_tenants = @max_tenants, encrypted_url = @encrypted_url, pooler_url = @pooler_url
+WHERE name = @name;
 
 -- name: SetClusterDraining :execrows
 UPDATE clusters SET draining = @draining WHERE name = @name;
