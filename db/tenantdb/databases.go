@@ -37,6 +37,7 @@ type databases struct {
 	turns   turns
 	patrols bool // a goroutine looks after those who wait
 	closed  bool
+	slots   slots
 	stat    PoolStat
 }
 
@@ -95,8 +96,8 @@ func (p *databases) shortage(t *load) string {
 	if t.held >= p.cfg.MaxConnsPerDatabase {
 		return fmt.Sprintf("all %d connections to the tenant's database are in use", t.held)
 	}
-	return fmt.Sprintf("of %d connections to the databases of %q %d are in use, %d of them by this tenant, and %d are open or being opened",
-		p.cfg.MaxDatabaseConns, t.door.Cluster, p.inUse, t.held, p.open)
+	return fmt.Sprintf("of %d connections to the databases of %q %d are in use, %d of them by this tenant, and %d are open or being opened%s",
+		p.cfg.MaxDatabaseConns, t.door.Cluster, p.inUse, t.held, p.open, p.slots.shortage())
 }
 
 // pick takes the tenant's idle connection that was used last.
@@ -143,7 +144,7 @@ func (p *databases) raise(t *load) {
 	if p.closed || len(t.queue) == 0 || t.opening || t.open >= p.cfg.MaxConnsPerDatabase {
 		return
 	}
-	if p.open < p.cfg.MaxDatabaseConns {
+	if p.open < p.cfg.MaxDatabaseConns && p.slots.left() {
 		p.open++
 		p.dialFor(t, nil)
 		return
@@ -187,7 +188,9 @@ func (p *databases) dialFor(t *load, before *session) {
 		if err != nil {
 			t.open--
 			p.open--
-			p.fail(t, err)
+			if !p.slots.refused(err) {
+				p.fail(t, err)
+			}
 			p.serve()
 			return
 		}

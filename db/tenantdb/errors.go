@@ -14,7 +14,8 @@ var (
 	ErrScope = errors.New("the tenant's scope was refused")
 	// ErrSchemaMissing is the ErrScope of a tenant whose schema does not exist (any more).
 	ErrSchemaMissing = fmt.Errorf("%w: its schema does not exist", ErrScope)
-	// ErrBusy reports that no connection became free in time. Nothing was sent; the call may be tried again later.
+	// ErrBusy reports that no connection became free in time: of ours, or of the server's, if others have all that it takes. Nothing was
+	// sent; the call may be tried again later.
 	ErrBusy = errors.New("no database connection became free in time")
 	// ErrUnavailable reports that the tenant's server cannot be reached, or takes no connections now. Nothing was sent; other
 	// servers' tenants are not concerned, and the server is tried again once in a second while there are calls.

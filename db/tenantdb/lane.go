@@ -37,6 +37,7 @@ type lanes struct {
 	// patrols says that a goroutine looks after those who wait.
 	patrols bool
 	closed  bool
+	slots   slots
 }
 
 // lane is a small pool. Guarded by lanes.mu.

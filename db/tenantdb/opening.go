@@ -20,7 +20,7 @@ func (p *lanes) raise(t *load, w *waiter, anywhere bool) {
 		candidates = append(append(candidates, p.lanesOf(t.login)...), p.all...)
 	}
 	for _, l := range candidates {
-		if l.open < l.size {
+		if l.open < l.size && p.slots.left() {
 			p.startDial(l, t.login, w)
 			return
 		}
@@ -36,7 +36,7 @@ func (p *lanes) raise(t *load, w *waiter, anywhere bool) {
 
 // refill opens a connection in place of one that is gone, if somebody waits for one of the lane.
 func (p *lanes) refill(l *lane) {
-	if p.closed || l.open >= l.size {
+	if p.closed || l.open >= l.size || !p.slots.left() {
 		return
 	}
 	for _, t := range p.turns {
@@ -89,7 +89,7 @@ func (p *lanes) dialFor(l *lane, login string, w *waiter, before *session) {
 		case err != nil:
 			l.open--
 			l.failed = time.Now()
-			if w != nil && p.turns.quit(w) {
+			if !p.slots.refused(err) && w != nil && p.turns.quit(w) {
 				w.granted <- grant{err: err}
 			}
 			p.refill(l)

@@ -22,7 +22,7 @@ func newMixedFleet(t testing.TB, shared, own int) *fleet {
 		tn := newTenant(t, len(f.tenants), f.database(t))
 		tn.Placement = tn.Placement.OwnDatabase(tn.Slug, tenant.DefaultCluster)
 		p := tn.Placement
-		pgtest.Exec(t, f.url, "CREATE DATABASE "+p.Database+" TEMPLATE template0", "REVOKE ALL ON DATABASE "+p.Database+" FROM PUBLIC",
+		pgtest.Exec(t, f.url, "CREATE DATABASE "+p.Database+" TEMPLATE template0 STRATEGY file_copy", "REVOKE ALL ON DATABASE "+p.Database+" FROM PUBLIC",
 			"CREATE ROLE "+p.Login+" LOGIN NOINHERIT PASSWORD 'test'", "GRANT CONNECT ON DATABASE "+p.Database+" TO "+p.Login)
 		f.tenants, f.own, f.logins = append(f.tenants, tn), f.own+1, append(f.logins, p.Login)
 		pgtest.Exec(t, f.urlOf(t, tn), "REVOKE ALL ON SCHEMA public FROM PUBLIC", f.schemaSQL(tn))

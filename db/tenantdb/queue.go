@@ -202,8 +202,8 @@ func (p *lanes) shortage(t *load) string {
 		open += l.open
 		inUse += l.stat.InUse
 	}
-	return fmt.Sprintf("of %d connections %d are in use, %d of them by this tenant, and %d are open or being opened", p.cfg.MaxConns, inUse,
-		t.held, open)
+	return fmt.Sprintf("of %d connections %d are in use, %d of them by this tenant, and %d are open or being opened%s", p.cfg.MaxConns, inUse,
+		t.held, open, p.slots.shortage())
 }
 
 // patrol looks after those who wait, for as long as there are any. One goroutine and its ticker cost less than a timer for

@@ -174,6 +174,33 @@ func isOutage(err error) bool {
 	return errors.As(err, &netErr) && netErr.Op == "dial"
 }
 
+// fullFor is how long no connection is opened to a server that had no slot for one, but in place of one that is closed. Calls wait
+// meanwhile: somebody else has the slots, and gives them back some time.
+const fullFor = 100 * time.Millisecond
+
+// slots remembers that a server had none left. The lock of the pool guards it.
+type slots struct{ none time.Time }
+
+// refused reports whether that is what an error of opening a connection says.
+func (s *slots) refused(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != codeTooManyConnections {
+		return false
+	}
+	s.none = time.Now().Add(fullFor)
+	return true
+}
+
+func (s *slots) left() bool { return s.none.IsZero() || time.Now().After(s.none) }
+
+// shortage is what is added to the reason why a call waits.
+func (s *slots) shortage() string {
+	if s.left() {
+		return ""
+	}
+	return "; the server takes no more of them"
+}
+
 // connectError dresses an error of connecting: a server that says nothing, or that it takes no connections now, is unavailable; any
 // other answer is about the login or the database.
 func connectError(err error) error {

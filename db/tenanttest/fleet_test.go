@@ -102,6 +102,40 @@ func TestNothingIsLeftOfAFleet(t *testing.T) {
 	}
 }
 
+// The same with databases of tenants' own, which are databases of the server.
+func TestNothingIsLeftOfAFleetOfDatabases(t *testing.T) {
+	t.Parallel()
+	keeper := newNotes(t)
+	const names = "SELECT datname::text FROM pg_database UNION SELECT rolname FROM pg_roles"
+	var made []string
+	t.Run("fleet", func(t *testing.T) {
+		f := tenanttest.New(t, tenanttest.Config{Migrations: notes, Tenants: 2, Strategy: tenant.DatabaseStrategy})
+		more, err := f.Directory.Create(t.Context(), directory.NewTenant{
+			Company: "More", ContactName: "Ann", ContactEmail: "ann@example.com", Subdomain: "own", Strategy: tenant.DatabaseStrategy,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		there := queryStrings(t, f.Administrator, names)
+		for _, tn := range append(f.Tenants, more) {
+			p := tn.Placement
+			made = append(made, p.Database, p.Role, p.Login)
+			if err := addNote(t.Context(), f.DB.For(tn), string(tn.Slug)); err != nil {
+				t.Error(err)
+			}
+			if p.Database == f.Administrator.Database || !there[p.Database] || !there[p.Role] || !there[p.Login] {
+				t.Errorf("%+v is not housed in a database of its own", p)
+			}
+		}
+	})
+	there := queryStrings(t, keeper.Administrator, names)
+	for _, name := range made {
+		if there[name] {
+			t.Errorf("%s is left", name)
+		}
+	}
+}
+
 // Without Main in TestMain the last test to end stops the server and removes its folder.
 func TestNothingIsLeftWithoutMain(t *testing.T) {
 	t.Parallel()

@@ -18,8 +18,19 @@ import (
 // tenants to try things on, and the suite on the program's own queries.
 func TestInvoicingIsIsolated(t *testing.T) {
 	t.Parallel()
-	fleet := tenanttest.New(t, tenanttest.Config{Migrations: migrations.FS, Dir: "tenant", DB: tenantdb.Config{MaxConns: 4}})
+	for _, strategy := range []tenant.Strategy{tenant.SchemaStrategy, tenant.DatabaseStrategy} {
+		t.Run(string(strategy), func(t *testing.T) {
+			t.Parallel()
+			invoicingIsIsolated(t, tenanttest.New(t, tenanttest.Config{
+				Migrations: migrations.FS, Dir: "tenant", Strategy: strategy,
+				DB: tenantdb.Config{MaxConns: 4, MaxDatabaseConns: 4, MaxConnsPerDatabase: 4},
+			}))
+		})
+	}
+}
 
+func invoicingIsIsolated(t *testing.T, fleet *tenanttest.Fleet) {
+	t.Helper()
 	target := tenanttest.Target[tenantsql.DBTX]{
 		Tenants: fleet.Tenants,
 		Conns:   4,

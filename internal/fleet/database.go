@@ -18,7 +18,7 @@ func (f *Fleet) buildDatabase(ctx context.Context, tn *tenant.Tenant) error {
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	for _, sql := range []string{
-		"CREATE DATABASE " + p.Database + " TEMPLATE template0",
+		"CREATE DATABASE " + p.Database + " TEMPLATE template0 STRATEGY file_copy",
 		"REVOKE ALL ON DATABASE " + p.Database + " FROM PUBLIC",
 		fmt.Sprintf("CREATE ROLE %[1]s LOGIN NOINHERIT PASSWORD '%[2]s'; ALTER ROLE %[1]s SET search_path = ''; GRANT CONNECT ON DATABASE %[3]s TO %[1]s",
 			p.Login, password, p.Database),
