@@ -155,9 +155,27 @@ func (c *tenantShowCmd) Run(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
+	domains, err := dir.Domains(ctx, t.ID)
+	if err != nil {
+		return err
+	}
 	view := newTenantView(t)
 	for _, e := range events {
 		view.Events = append(view.Events, eventView{At: e.At, Kind: string(e.Kind), Detail: e.Detail})
+	}
+	for _, d := range domains {
+		view.Domains = append(view.Domains, newDomainView(d))
+	}
+	if t.Status == tenant.Deleting {
+		deletions, err := dir.Deletions(ctx)
+		if err != nil {
+			return err
+		}
+		for _, d := range deletions {
+			if d.Tenant.ID == t.ID {
+				view.DeleteAfter = d.After
+			}
+		}
 	}
 	return r.print(view, func(w io.Writer) { view.write(w) })
 }
@@ -176,22 +194,24 @@ func find(ctx context.Context, dir *directory.Directory, name string) (*tenant.T
 
 // tenantView is a tenant as commands print it.
 type tenantView struct {
-	ID           tenant.ID   `json:"id"`
-	Subdomain    tenant.Slug `json:"subdomain"`
-	Company      string      `json:"company"`
-	ContactName  string      `json:"contact_name"`
-	ContactEmail string      `json:"contact_email"`
-	Status       string      `json:"status"`
-	Cluster      string      `json:"cluster"`
-	Strategy     string      `json:"strategy"`
-	Database     string      `json:"database"`
-	Schema       string      `json:"schema"`
-	Role         string      `json:"role"`
-	Login        string      `json:"login"` // "" is the default one
-	Generation   int64       `json:"generation"`
-	CreatedAt    time.Time   `json:"created_at"`
-	UpdatedAt    time.Time   `json:"updated_at"`
-	Events       []eventView `json:"events,omitempty"`
+	ID           tenant.ID    `json:"id"`
+	Subdomain    tenant.Slug  `json:"subdomain"`
+	Company      string       `json:"company"`
+	ContactName  string       `json:"contact_name"`
+	ContactEmail string       `json:"contact_email"`
+	Status       string       `json:"status"`
+	Cluster      string       `json:"cluster"`
+	Strategy     string       `json:"strategy"`
+	Database     string       `json:"database"`
+	Schema       string       `json:"schema"`
+	Role         string       `json:"role"`
+	Login        string       `json:"login"` // "" is the default one
+	Generation   int64        `json:"generation"`
+	CreatedAt    time.Time    `json:"created_at"`
+	UpdatedAt    time.Time    `json:"updated_at"`
+	DeleteAfter  time.Time    `json:"delete_after,omitzero"` // of one that is to be deleted
+	Domains      []domainView `json:"domains,omitempty"`
+	Events       []eventView  `json:"events,omitempty"`
 }
 
 type eventView struct {
@@ -211,12 +231,23 @@ func newTenantView(t *tenant.Tenant) tenantView {
 
 func (v tenantView) write(w io.Writer) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, line := range [][2]string{
+	lines := [][2]string{
 		{"subdomain", string(v.Subdomain)}, {"company", v.Company}, {"contact", v.ContactName + " <" + v.ContactEmail + ">"},
 		{"status", v.Status}, {"id", v.ID.String()}, {"cluster", v.Cluster}, {"strategy", v.Strategy}, {"database", v.Database},
 		{"schema", v.Schema}, {"role", v.Role}, {"login", cmp.Or(v.Login, "(default)")}, {"generation", fmt.Sprint(v.Generation)},
 		{"created", v.CreatedAt.Format(time.DateTime)}, {"updated", v.UpdatedAt.Format(time.DateTime)},
-	} {
+	}
+	if !v.DeleteAfter.IsZero() {
+		lines = append(lines, [2]string{"data dropped after", v.DeleteAfter.Format(time.DateTime)})
+	}
+	for _, d := range v.Domains {
+		text := d.Domain
+		if d.VerifiedAt == nil {
+			text += " (not verified)"
+		}
+		lines = append(lines, [2]string{"domain", text})
+	}
+	for _, line := range lines {
 		_, _ = fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
 	}
 	for i, e := range v.Events {
