@@ -10,6 +10,7 @@ import (
 
 	"github.com/leasehold-go/leasehold/db/migrate"
 	"github.com/leasehold-go/leasehold/db/migrations"
+	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/db/tenantdb"
 )
 
@@ -17,25 +18,27 @@ import (
 const signUpEvery = 250 * time.Millisecond
 
 // BenchmarkSignUp signs companies up, one after the other, with the migrations of the sample product: from the call of Create to
-// the answer to the tenant's first query. spares has them all beforehand, and kept has a filler at work beside the sign-ups,
+// the answer to the tenant's first query; database gives each a database of its own. spares has them all beforehand, and kept has a filler at work beside the sign-ups,
 // which come at intervals. It reports the median and the 99th percentile, and how many of a hundred got a spare.
 func BenchmarkSignUp(b *testing.B) {
 	for _, bm := range []struct {
 		name string
 		// filled is how many spares there are to begin with, kept how many are kept.
-		filled func(n int) int
-		kept   int
-		every  time.Duration
+		filled   func(n int) int
+		kept     int
+		every    time.Duration
+		strategy tenant.Strategy
 	}{
-		{"built", func(int) int { return 0 }, 0, 0},
-		{"spares", func(n int) int { return n + 1 }, 0, 0},
-		{"kept", func(int) int { return 8 }, 8, signUpEvery},
+		{"built", func(int) int { return 0 }, 0, 0, tenant.SchemaStrategy},
+		{"spares", func(n int) int { return n + 1 }, 0, 0, tenant.SchemaStrategy},
+		{"kept", func(int) int { return 8 }, 8, signUpEvery, tenant.SchemaStrategy},
+		{"database", func(int) int { return 0 }, 0, 0, tenant.DatabaseStrategy},
 	} {
-		b.Run(bm.name, func(b *testing.B) { benchSignUp(b, bm.filled(b.N), bm.kept, bm.every) })
+		b.Run(bm.name, func(b *testing.B) { benchSignUp(b, bm.filled(b.N), bm.kept, bm.every, bm.strategy) })
 	}
 }
 
-func benchSignUp(b *testing.B, filled, kept int, every time.Duration) {
+func benchSignUp(b *testing.B, filled, kept int, every time.Duration, strategy tenant.Strategy) {
 	b.Helper()
 	cfg := configOf(b, registryURL(b))
 	set, err := migrate.Load(migrations.FS, "tenant")
@@ -52,9 +55,11 @@ func benchSignUp(b *testing.B, filled, kept int, every time.Duration) {
 	}
 	defer db.Close()
 	signUp := func(subdomain string) (fromSpare bool) {
-		t := mustCreate(b, d, subdomain)
-		var n int
-		if err := db.For(t).QueryRow(b.Context(), "SELECT count(*) FROM customers").Scan(&n); err != nil {
+		n := company(subdomain)
+		n.Strategy = strategy
+		t := mustHouse(b, d, n)
+		var customers int
+		if err := db.For(t).QueryRow(b.Context(), "SELECT count(*) FROM customers").Scan(&customers); err != nil {
 			b.Fatal(err)
 		}
 		return t.Generation == 1 // one that is built changes when it is finished

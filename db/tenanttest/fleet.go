@@ -28,7 +28,7 @@ type Config struct {
 	Dir string
 	// Tenants is how many tenants are made, with the subdomains company-1, company-2 and so on. Defaults to 3.
 	Tenants int
-	// Strategy is how they are housed. With tenant.DatabaseStrategy each has a database of its own, which takes about a second to make.
+	// Strategy is how they are housed. With tenant.DatabaseStrategy each has a database of its own, which takes longer to make.
 	// Defaults to tenant.SchemaStrategy.
 	Strategy tenant.Strategy
 	// DB says how Fleet.DB is opened. Its ConnConfig, Login and Refresh are set by New. Defaults to what tenantdb.Config defaults to.
