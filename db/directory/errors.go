@@ -49,6 +49,8 @@ var (
 	ErrNoMove = errors.New("there is no such move")
 	// ErrSamePlace reports a move to the place where the tenant is.
 	ErrSamePlace = errors.New("the tenant is there already")
+	// ErrOccupied reports a move to a place where there is a schema or a database of the tenant's name, which is not of this move.
+	ErrOccupied = errors.New("something there has the tenant's name; if it is of no use, drop it by hand")
 	// ErrNoPassword reports a tenant that has no password: it is housed by schema, or gone.
 	ErrNoPassword = errors.New("the tenant has no password of its own")
 )

@@ -220,27 +220,38 @@ func (f *filler) removeAll(ctx context.Context, rows []controlsql.Spare) error {
 	return errors.Join(errs...)
 }
 
-// dropSpare removes a spare or a reference: its schema, its role and its row, in one transaction. It reports whether that was
-// still to be done; what somebody is about to take is left alone.
+// dropSpare removes a spare or a reference: what is in its schema, which may take many transactions, and then its schema, its role and
+// its row. What breaks off is a reference from its beginning on, which the next sweep drops. It reports whether that was still to be
+// done; what somebody is about to take, or to drop, is left alone. The session keeps the creation lock until it is closed.
 func dropSpare(ctx context.Context, s *session, id tenant.ID) (dropped bool, err error) {
-	err = s.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
-		row, err := q.LockSpare(ctx, id)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
+	if alone, err := s.q.TryLock(ctx, creationLock(id)); err != nil || !alone {
+		return false, err
+	}
+	var row controlsql.Spare
+	err = s.inTx(ctx, func(q *controlsql.Queries, _ pgx.Tx) error {
+		if row, err = q.LockSpare(ctx, id); err != nil {
 			return err
 		}
-		if row.State != stateReady { // which nobody but a runner over the fleet migrates
-			if err := q.TerminateMigrations(ctx, row.SchemaName); err != nil {
-				return err
-			}
-		}
+		return q.RetireSpare(ctx, id)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	empty := emptyHalfMade
+	if row.State == stateReady { // which nobody but a runner over the fleet migrates
+		empty = emptyUnused
+	}
+	if err := empty(ctx, s, row.SchemaName); err != nil {
+		return false, err
+	}
+	err = s.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, houseOf(row).dropSQL()); err != nil {
 			return err
 		}
-		dropped = true
 		return q.DeleteSpare(ctx, id)
 	})
-	return dropped && err == nil, err
+	return err == nil, err
 }

@@ -69,7 +69,7 @@ type MoveProgress struct {
 // On error the tenant is where it was and nothing is left of the copy, as far as both servers can be reached; RecoverMoves does the
 // rest. After the switch an error comes with the new record: the tenant is served at its new place, and RecoverMoves does what is left.
 // The error is ErrMoving if the tenant is being moved, ErrUnconfirmed if it was moved before, ErrNoCluster or ErrNoRoom as for Create,
-// a *StatusError if the tenant is neither active nor suspended, ErrHeld, ErrDiffers or ErrBusy.
+// ErrSamePlace, ErrOccupied, errors.ErrUnsupported if something of the tenant cannot be carried over, a *StatusError if the tenant is neither active nor suspended, ErrHeld, ErrDiffers or ErrBusy.
 //
 // If this process dies, the tenant is at exactly one of the two places. What is left to do RecoverMoves does, or Await, as soon as a
 // call is held.
@@ -183,7 +183,12 @@ func (m *moving) run(ctx context.Context, opts MoveOptions) (*tenant.Tenant, err
 			return nil, err
 		}
 	}
-	if err := m.reserve(ctx, opts); err != nil {
+	w := wish{cluster: cmp.Or(opts.Cluster, m.row.Cluster), strategy: cmp.Or(opts.Strategy, m.row.Strategy)}
+	w.stays = w.cluster == m.row.Cluster
+	if err := m.check(ctx, w); err != nil {
+		return nil, err
+	}
+	if err := m.reserve(ctx, w); err != nil {
 		return nil, err
 	}
 	err := m.house(ctx)
@@ -220,18 +225,45 @@ func (m *moving) fail(ctx context.Context, cause error) (*tenant.Tenant, error) 
 	return nil, cause
 }
 
-// reserve finds the new place and writes the move down.
-func (m *moving) reserve(ctx context.Context, opts MoveOptions) error {
-	w := wish{cluster: cmp.Or(opts.Cluster, m.row.Cluster), strategy: cmp.Or(opts.Strategy, m.row.Strategy)}
+// check refuses a place that the tenant cannot be moved to.
+func (m *moving) check(ctx context.Context, w wish) error {
 	if w.strategy != tenant.SchemaStrategy && w.strategy != tenant.DatabaseStrategy {
 		return fmt.Errorf("directory: unknown strategy %q", w.strategy)
 	}
+	if err := checkKinds(ctx, m.session.q, m.row.Cluster, w.cluster); err != nil {
+		return err
+	}
+	if m.row.Cluster == w.cluster && m.row.Strategy == w.strategy {
+		return fmt.Errorf("%w: cluster %q, strategy %s", ErrSamePlace, w.cluster, w.strategy)
+	}
+	return m.checkVacant(ctx, w)
+}
+
+// checkVacant refuses a place where there is something under the tenant's names. It is not of this move, which would take it for its own
+// copy and drop it if it failed. It may be the tenant itself, if two clusters are one database.
+func (m *moving) checkVacant(ctx context.Context, w wish) error {
+	site, err := m.d.connectTo(ctx, w.cluster)
+	if err != nil {
+		return err
+	}
+	defer site.close()
+	names := controlsql.IsThereParams{SchemaName: m.row.SchemaName}
+	if w.strategy == tenant.DatabaseStrategy {
+		p := tenant.NewPlacement(m.id, m.row.Slug, w.cluster, "")
+		names = controlsql.IsThereParams{DatabaseName: p.OwnDatabase(m.row.Slug, w.cluster).Database}
+	}
+	there, err := site.q.IsThere(ctx, names)
+	if err == nil && there {
+		err = fmt.Errorf("%w: on cluster %q: %s%s", ErrOccupied, w.cluster, names.SchemaName, names.DatabaseName)
+	}
+	return err
+}
+
+// reserve finds the new place and writes the move down.
+func (m *moving) reserve(ctx context.Context, w wish) error {
 	return m.session.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
 		p, err := m.d.findPlace(ctx, q, w, m.id, m.row.Slug)
 		if err != nil {
-			return err
-		}
-		if err := checkKinds(ctx, q, m.row.Cluster, p.Cluster); err != nil {
 			return err
 		}
 		if m.row, err = q.GetTenantForUpdate(ctx, m.id); err != nil {
@@ -240,8 +272,6 @@ func (m *moving) reserve(ctx context.Context, opts MoveOptions) error {
 		switch {
 		case m.row.Status != tenant.Active && m.row.Status != tenant.Suspended:
 			return refuse(m.row, "moved")
-		case m.row.Cluster == w.cluster && m.row.Strategy == w.strategy:
-			return fmt.Errorf("%w: cluster %q, strategy %s", ErrSamePlace, w.cluster, w.strategy)
 		case m.row.NextEncryptedPassword != nil:
 			return fmt.Errorf("%w: its password is being changed", ErrMoving)
 		case m.row.Strategy == tenant.DatabaseStrategy && w.strategy == tenant.DatabaseStrategy:
@@ -265,6 +295,9 @@ func (m *moving) reserve(ctx context.Context, opts MoveOptions) error {
 func checkKinds(ctx context.Context, q *controlsql.Queries, names ...string) error {
 	for _, name := range names {
 		cluster, err := q.GetCluster(ctx, name)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fmt.Errorf("%w: %q", ErrNoCluster, name)
+		}
 		if err != nil {
 			return err
 		}
@@ -285,9 +318,20 @@ func (m *moving) carry(ctx context.Context, opts MoveOptions) error {
 	if opts.Progress != nil {
 		t.Progress = func(p transfer.Progress) { opts.Progress(MoveProgress{string(p.Step), p.Table, p.Rows}) }
 	}
-	t.Before = func(ctx context.Context, step transfer.Step) error {
+	var password *session // keeps it from being changed
+	defer func() {
+		if password != nil {
+			password.close()
+		}
+	}()
+	t.Before = func(ctx context.Context, step transfer.Step) (err error) {
 		if opts.before != nil {
 			opts.before(step)
+		}
+		if step == transfer.StepHold && password == nil {
+			if password, err = m.keepPassword(ctx); err != nil {
+				return err
+			}
 		}
 		return m.before(ctx, step)
 	}
@@ -343,7 +387,15 @@ func (m *moving) switchOver(ctx context.Context) error {
 	return err
 }
 
+// switched finds out whether the switch has taken effect. If it has not, it no longer can: a commit whose answer was lost may be under
+// way, and is waited for.
 func (m *moving) switched(ctx context.Context) (bool, error) {
+	if n, err := m.d.queries.AbortMove(ctx, m.id); n > 0 || err != nil {
+		return false, err
+	}
 	now, err := m.d.queries.GetMove(ctx, m.id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil // somebody else has undone it
+	}
 	return now.State == moveSwitched, err
 }

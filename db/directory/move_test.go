@@ -33,13 +33,19 @@ func openMovingDB(tb testing.TB, d *Directory) *tenantdb.DB {
 	return db
 }
 
-// moved moves a tenant. Where there is no pg_dump at all, as with a server that was fetched, there is nothing to test; CI has one.
-func moved(tb testing.TB, d *Directory, id tenant.ID, opts MoveOptions) (*tenant.Tenant, error) {
+// skipWithoutDump ends a test where there is no pg_dump at all, as with a server that was fetched; CI has one.
+func skipWithoutDump(tb testing.TB, err error) {
 	tb.Helper()
-	t, err := d.Move(tb.Context(), id, opts)
 	if errors.Is(err, pgdump.ErrNoProgram) && os.Getenv("CI") == "" {
 		tb.Skip(err)
 	}
+}
+
+// moved moves a tenant.
+func moved(tb testing.TB, d *Directory, id tenant.ID, opts MoveOptions) (*tenant.Tenant, error) {
+	tb.Helper()
+	t, err := d.Move(tb.Context(), id, opts)
+	skipWithoutDump(tb, err)
 	if t != nil {
 		dropAtEnd(tb, t)
 	}
@@ -169,7 +175,7 @@ func TestMoveThere(t *testing.T) {
 	wantServed(t, db, beta)
 	wantNoTraces(t, d, pgtest.Connect(t, otherURL), beta)
 	conn := connectTo(t, url)
-	if left := query[[]string](t, conn, `SELECT coalesce(array_agg(nspname::text), '{}') FROM pg_namespace WHERE nspname ~ '^[mo]_'`); len(left) > 0 {
+	if left := query[[]string](t, conn, `SELECT coalesce(array_agg(nspname::text), '{}') FROM pg_namespace WHERE nspname ~ '^[fmo]_'`); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	if n := query[int](t, conn, "SELECT count(*) FROM pg_database WHERE datname LIKE 'roaming%'"); n != 0 {
@@ -188,7 +194,7 @@ func TestMoveOnOneServer(t *testing.T) {
 	mustAddCluster(t, d, NewCluster{Name: "next", URL: pgtest.Database(t)})
 	for name, n := range map[string]NewTenant{"by schema": company("acme"), "by database": withDatabase("beta")} {
 		t.Run(name, func(t *testing.T) {
-			created := mustHouse(t, d, n)
+			created := mustHouse(t, d, on(tenant.DefaultCluster, n))
 			db := openMovingDB(t, d)
 			w, stop := write(t, d, db, created.Slug)
 			w.await(t, 5)
@@ -227,7 +233,7 @@ func TestPurgeAfterAMove(t *testing.T) {
 	}
 	conn := connectTo(t, url)
 	wantNoTraces(t, d, conn)
-	if left := query[[]string](t, conn, `SELECT coalesce(array_agg(nspname::text), '{}') FROM pg_namespace WHERE nspname ~ '^[mo]_'`); len(left) > 0 {
+	if left := query[[]string](t, conn, `SELECT coalesce(array_agg(nspname::text), '{}') FROM pg_namespace WHERE nspname ~ '^[fmo]_'`); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }

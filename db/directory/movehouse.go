@@ -1,8 +1,10 @@
 package directory
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -42,11 +44,7 @@ func (h house) ensureRoleSQL() string {
 }
 
 func (m *moving) ownHouse(ctx context.Context, site *session, at controlsql.Tenant) error {
-	password, err := m.d.sealer.open(ownerOfPassword(at.ID), at.EncryptedPassword)
-	if err != nil {
-		return err
-	}
-	verifier, err := scram.Verifier(string(password))
+	verifier, err := m.verifier(at.EncryptedPassword)
 	if err != nil {
 		return err
 	}
@@ -69,6 +67,60 @@ func (m *moving) ownHouse(ctx context.Context, site *session, at controlsql.Tena
 		return err
 	}
 	return h.furnish(ctx, site, m.d.cfg.Logger)
+}
+
+// keepPassword keeps the password of a tenant that has one at both places from being changed until the returned session is closed, and
+// gives the login at the new place the one that the tenant has by now. The session is nil if there is no such password.
+func (m *moving) keepPassword(ctx context.Context) (*session, error) {
+	if m.move.OldStrategy != tenant.DatabaseStrategy || m.move.Strategy != tenant.DatabaseStrategy {
+		return nil, nil
+	}
+	site, err := m.d.openSite(ctx, m.move.OldCluster, m.id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.followPassword(ctx); err != nil {
+		site.close()
+		return nil, fmt.Errorf("follow a change of its password: %w", err)
+	}
+	return site, nil
+}
+
+func (m *moving) followPassword(ctx context.Context) error {
+	row, err := m.session.q.GetTenant(ctx, m.id)
+	switch {
+	case err != nil:
+		return err
+	case row.NextEncryptedPassword != nil:
+		return errors.New("it was broken off; rotate the password again, then move the tenant")
+	case bytes.Equal(row.EncryptedPassword, m.move.EncryptedPassword):
+		return nil
+	}
+	verifier, err := m.verifier(row.EncryptedPassword)
+	if err != nil {
+		return err
+	}
+	site, err := m.d.connectTo(ctx, m.move.Cluster)
+	if err != nil {
+		return err
+	}
+	defer site.close()
+	err = site.inTx(ctx, func(_ *controlsql.Queries, tx pgx.Tx) error {
+		return setVerifier(ctx, tx, ownLogin(row.RoleName), verifier)
+	})
+	if err != nil {
+		return err
+	}
+	return m.session.q.SetMovePassword(ctx, controlsql.SetMovePasswordParams{TenantID: m.id, Sealed: row.EncryptedPassword})
+}
+
+// verifier is what the server is told of a sealed password.
+func (m *moving) verifier(sealed []byte) (string, error) {
+	password, err := m.d.sealer.open(ownerOfPassword(m.id), sealed)
+	if err != nil {
+		return "", err
+	}
+	return scram.Verifier(string(password))
 }
 
 // dropCopy drops one of a tenant's two copies, which nobody uses: the schema of that name, or the database. Role and login stay if the

@@ -99,7 +99,7 @@ func TestMoverIsKilled(t *testing.T) {
 			case now.Placement != acme.Placement:
 				t.Errorf("it is at %+v", now.Placement)
 			default:
-				left := query[int](t, conn, `SELECT (SELECT count(*) FROM moves) + (SELECT count(*) FROM pg_namespace WHERE nspname ~ '^[mo]_')
+				left := query[int](t, conn, `SELECT (SELECT count(*) FROM moves) + (SELECT count(*) FROM pg_namespace WHERE nspname ~ '^[fmo]_')
 					+ (SELECT count(*) FROM pg_roles WHERE rolname = $1)`, ownLogin(acme.Placement.Role))
 				if left > 0 {
 					t.Errorf("%d things are left", left)

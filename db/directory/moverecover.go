@@ -103,10 +103,25 @@ func (m *moving) confirm(ctx context.Context) error {
 	if err := m.finish(ctx); err != nil {
 		return err
 	}
+	if err := m.release(ctx); err != nil {
+		return fmt.Errorf("free the old copy: %w", err)
+	}
 	if err := m.d.dropCopy(ctx, m.source(), transfer.OldSchema(m.row.SchemaName)); err != nil {
 		return fmt.Errorf("drop the old copy: %w", err)
 	}
 	return m.end(ctx, EventMoveConfirmed, "")
+}
+
+// release lets the old copy be dropped. That of a database goes with the database.
+func (m *moving) release(ctx context.Context) error {
+	if m.move.OldStrategy == tenant.DatabaseStrategy {
+		return nil
+	}
+	place, err := m.d.transferPlace(ctx, m.source())
+	if err != nil {
+		return err
+	}
+	return place.Release(ctx)
 }
 
 // settle does what is to be done about a move whose mover is gone.

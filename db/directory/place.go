@@ -15,6 +15,7 @@ type wish struct {
 	cluster  string          // "" for the one with most room
 	strategy tenant.Strategy // "" for the cluster's own
 	passed   []string        // clusters that could not be reached
+	stays    bool            // the tenant lives on the cluster already, and takes no room
 }
 
 // choose finds the cluster and the strategy for a new tenant. They hold until the transaction of q ends, which has to add the
@@ -35,9 +36,9 @@ func (d *Directory) choose(ctx context.Context, q *controlsql.Queries, w wish) (
 		}
 	}
 	candidates = slices.DeleteFunc(candidates, func(c controlsql.Cluster) bool {
-		return c.Draining || slices.Contains(w.passed, c.Name) || checkCitusStrategy(ClusterKind(c.Kind), w.strategy) != nil
+		return c.Draining && !w.stays || slices.Contains(w.passed, c.Name) || checkCitusStrategy(ClusterKind(c.Kind), w.strategy) != nil
 	})
-	if len(candidates) > 1 || slices.ContainsFunc(candidates, limited) {
+	if !w.stays && (len(candidates) > 1 || slices.ContainsFunc(candidates, limited)) {
 		if candidates, err = withRoom(ctx, q, candidates); err != nil {
 			return none, "", err
 		}

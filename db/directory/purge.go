@@ -204,14 +204,30 @@ func (d *Directory) checkHouse(ctx context.Context, s *session, id tenant.ID) er
 // purgeRounds is how often a schema is looked at again for what was created meanwhile.
 const purgeRounds = 5
 
+// emptySchema drops all that is in a schema, a part at a time, unless something in another schema depends on it.
 func emptySchema(ctx context.Context, site *session, schema string) error {
-	for range purgeRounds {
+	return dropContents(ctx, site, schema, func() error {
 		outsiders, err := site.q.ListOutsiders(ctx, schema)
 		if err != nil {
 			return fmt.Errorf("look for what depends on its schema: %w", err)
 		}
 		if len(outsiders) > 0 {
 			return fmt.Errorf("nothing was dropped, because what stands in another schema depends on it: %s", strings.Join(outsiders, ", "))
+		}
+		return nil
+	})
+}
+
+// emptyUnused is emptySchema for a schema that nobody was ever served from: whatever depends on it goes, too.
+func emptyUnused(ctx context.Context, site *session, schema string) error {
+	return dropContents(ctx, site, schema, func() error { return nil })
+}
+
+// dropContents drops all that is in a schema, in many transactions, as long as a check allows of it.
+func dropContents(ctx context.Context, site *session, schema string, check func() error) error {
+	for range purgeRounds {
+		if err := check(); err != nil {
+			return err
 		}
 		plan, err := newPurgePlan(ctx, site.q, schema)
 		if err != nil {

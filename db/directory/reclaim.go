@@ -93,17 +93,22 @@ func (d *Directory) reclaimIfDead(ctx context.Context, s *session, id tenant.ID)
 // reached, all stays as it is.
 func (d *Directory) reclaim(ctx context.Context, s *session, id tenant.ID, kind EventKind, detail string,
 ) (row controlsql.Tenant, err error) {
-	row, err = s.q.GetTenant(ctx, id)
+	row, err = s.q.GetTenantForUpdate(ctx, id) // waits for what is about to be committed
 	if err != nil || row.Status != tenant.Provisioning {
 		return row, err
 	}
-	where := row
-	var site *session
+	where, site := row, s
 	if !atHome(where) {
 		if site, err = d.openSite(ctx, where.Cluster, id); err != nil {
 			return row, err
 		}
 		defer site.close() // when the row says that the tenant failed
+	}
+	if where.Strategy == tenant.SchemaStrategy {
+		// An import may have filled it with more tables than one transaction can lock.
+		if err := emptyHalfMade(ctx, site, where.SchemaName); err != nil {
+			return row, fmt.Errorf("empty its schema: %w", err)
+		}
 	}
 	err = s.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error {
 		row, err = q.GetTenantForUpdate(ctx, id)
@@ -113,8 +118,8 @@ func (d *Directory) reclaim(ctx context.Context, s *session, id tenant.ID, kind 
 		switch {
 		case row.Cluster != where.Cluster || row.DatabaseName != where.DatabaseName:
 			return errors.New("its place was changed meanwhile")
-		case site == nil:
-			err = tearDown(ctx, q, tx, row)
+		case site == s:
+			err = tearDown(ctx, tx, row)
 		default:
 			err = tearDownAt(ctx, site, row)
 		}
@@ -130,11 +135,16 @@ func (d *Directory) reclaim(ctx context.Context, s *session, id tenant.ID, kind 
 	return row, err
 }
 
-// tearDown removes the schema and the role of a tenant in the database of the transaction, as far as they are there.
-func tearDown(ctx context.Context, q *controlsql.Queries, tx pgx.Tx, row controlsql.Tenant) error {
-	if err := q.TerminateMigrations(ctx, row.SchemaName); err != nil {
+// emptyHalfMade empties a schema whose maker is gone. A migration that is under way would fill it again.
+func emptyHalfMade(ctx context.Context, site *session, schema string) error {
+	if err := site.q.TerminateMigrations(ctx, schema); err != nil {
 		return err
 	}
+	return emptyUnused(ctx, site, schema)
+}
+
+// tearDown removes the empty schema and the role of a tenant in the database of the transaction, as far as they are there.
+func tearDown(ctx context.Context, tx pgx.Tx, row controlsql.Tenant) error {
 	_, err := tx.Exec(ctx, house{schema: row.SchemaName, role: row.RoleName}.dropSQL())
 	return err
 }
@@ -144,5 +154,5 @@ func tearDownAt(ctx context.Context, site *session, row controlsql.Tenant) error
 	if row.Strategy == tenant.DatabaseStrategy {
 		return ownHouseOf(row).drop(ctx, site)
 	}
-	return site.inTx(ctx, func(q *controlsql.Queries, tx pgx.Tx) error { return tearDown(ctx, q, tx, row) })
+	return site.inTx(ctx, func(_ *controlsql.Queries, tx pgx.Tx) error { return tearDown(ctx, tx, row) })
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/internal/controlsql"
 )
@@ -33,7 +35,35 @@ func (d *Directory) Reseal(ctx context.Context) (int, error) {
 	if err != nil {
 		return clusters + tenants, fmt.Errorf("directory: seal anew: %w", err)
 	}
-	return clusters + tenants, nil
+	moves, err := d.resealMoves(ctx)
+	if err != nil {
+		return clusters + tenants + moves, fmt.Errorf("directory: seal anew: %w", err)
+	}
+	return clusters + tenants + moves, nil
+}
+
+// resealMoves seals the passwords anew that tenants get by their moves.
+func (d *Directory) resealMoves(ctx context.Context) (n int, failure error) {
+	moves, err := d.queries.ListMoves(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, move := range moves {
+		sealed, changed, err := d.sealer.reseal(ownerOfPassword(move.TenantID), move.EncryptedPassword)
+		if err != nil {
+			failure = err
+			continue
+		}
+		if !changed {
+			continue
+		}
+		done, err := d.queries.ResealMove(ctx, controlsql.ResealMoveParams{TenantID: move.TenantID, Sealed: sealed, Before: move.EncryptedPassword})
+		if err != nil {
+			return n, err
+		}
+		n += int(done)
+	}
+	return n, failure
 }
 
 func (d *Directory) resealClusters(ctx context.Context) (n int, failure error) {
@@ -85,6 +115,19 @@ func (d *Directory) resealTenants(ctx context.Context) (n int, failure error) {
 	}
 }
 
+// setResealed writes down what was sealed anew. A move that carries the same password to another database is to have the same text.
+func (d *Directory) setResealed(ctx context.Context, p controlsql.ResealCredentialParams) (done int64, err error) {
+	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		q := d.queries.WithTx(tx)
+		if done, err = q.ResealCredential(ctx, p); done == 0 || err != nil {
+			return err
+		}
+		_, err := q.ResealMove(ctx, controlsql.ResealMoveParams{TenantID: p.ID, Sealed: p.Sealed, Before: p.Before})
+		return err
+	})
+	return done, err
+}
+
 // resealTenant seals both passwords of a tenant anew. It reads them again if they were changed meanwhile.
 func (d *Directory) resealTenant(ctx context.Context, row controlsql.ListCredentialsRow) (n int, err error) {
 	for range ownTries {
@@ -100,7 +143,7 @@ func (d *Directory) resealTenant(ctx context.Context, row controlsql.ListCredent
 		if !changed && !nextChanged {
 			return 0, nil
 		}
-		done, err := d.queries.ResealCredential(ctx, controlsql.ResealCredentialParams{
+		done, err := d.setResealed(ctx, controlsql.ResealCredentialParams{
 			ID: row.ID, Sealed: current, NextSealed: next, Before: row.EncryptedPassword, NextBefore: row.NextEncryptedPassword,
 		})
 		if err != nil || done > 0 {

@@ -3,7 +3,6 @@ package directory
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,7 +26,8 @@ var (
 	ErrHeld = transfer.ErrHeld
 	// ErrDiffers reports rows that are not the same in a copy. The tenant is where it was; no tenant was imported.
 	ErrDiffers = transfer.ErrDiffers
-	// ErrBusy reports that a migration, an export or a move of the tenant is at work.
+	// ErrBusy reports that a migration, an export or a move of the tenant is at work, or that something in its schema was defined anew
+	// while it was moved.
 	ErrBusy = transfer.ErrBusy
 )
 
@@ -67,7 +67,8 @@ func ReadExport(file string) (Exported, error) {
 // format. The data is of one moment, but for the values of sequences; the tenant is served meanwhile. The tenant may be active,
 // suspended, or to be deleted. What its record says of people is in the file.
 //
-// The error is fs.ErrExist if there is a file of that name, ErrBusy, a *StatusError, or says that no fitting pg_dump was found. On error there is
+// The error is fs.ErrExist if there is a file of that name, ErrBusy, a *StatusError, errors.ErrUnsupported if the tenant has what cannot
+// be exported, such as large objects, or says that no fitting pg_dump was found. On error there is
 // no file.
 func (d *Directory) Export(ctx context.Context, id tenant.ID, file string) (Exported, error) {
 	row, err := d.queries.GetTenant(ctx, id)
@@ -133,24 +134,8 @@ func (d *Directory) fill(ctx context.Context, row controlsql.Tenant, file string
 	}
 	m, err := transfer.Import(ctx, file, place)
 	if err != nil {
-		return errors.Join(err, d.clear(ctx, row))
+		return err
 	}
 	return appendEvent(ctx, d.queries, row.ID, EventImported, fmt.Sprintf("%s of %s: %d tables, %d rows",
 		m.Slug, m.ExportedAt.UTC().Format(time.RFC3339), len(m.Tables), m.Rows()))
-}
-
-// clear takes what there is out of a house by schema a part at a time: what tears down a tenant that was not finished does it at once,
-// which may take more locks than the server has.
-func (d *Directory) clear(ctx context.Context, row controlsql.Tenant) error {
-	if row.Strategy == tenant.DatabaseStrategy {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveAbortTime)
-	defer cancel()
-	s, err := d.connectTo(ctx, row.Cluster)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	return emptySchema(ctx, s, row.SchemaName)
 }

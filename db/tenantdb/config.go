@@ -40,11 +40,11 @@ type Config struct {
 	// login are given. It is called each time a connection is opened, and once more if the server did not take the password.
 	// Defaults to none: such a tenant is an error.
 	Login func(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error)
-	// Refresh is asked when a tenant's scope is refused, because the tenant has been moved or is being moved just now;
-	// directory.Await does it. It waits for the end of the move, if there is one, and returns the tenant's current record. The call is
+	// Refresh is asked when a tenant's scope is refused, or Login returns an error, because the tenant has been moved or is being moved
+	// just now; directory.Await does it. It waits for the end of the move, if there is one, and returns the tenant's current record. The call is
 	// then sent once more, there. It returns nil if nothing has changed. Calls inside transactions do not ask it; Begin, SendBatch,
 	// CopyFrom and InTx do, before anything of theirs was executed. It is called from many goroutines. Defaults to none: the
-	// call returns ErrScope.
+	// call returns that error.
 	Refresh func(ctx context.Context, t *tenant.Tenant) (*tenant.Tenant, error)
 	// MaxConns is the most connections that are open at once to the database that the tenants of a cluster share, for each cluster.
 	// Defaults to 4 for each CPU.

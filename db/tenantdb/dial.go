@@ -88,6 +88,12 @@ func (e *engine) dial(ctx context.Context, sv *server, d door) (s *session, err 
 	return newSession(conn, sv, e.cfg, &e.working), nil
 }
 
+// loginError is an error of Config.Login: that of a tenant that does not live there any more, for instance.
+type loginError struct{ err error }
+
+func (e *loginError) Error() string { return e.err.Error() }
+func (e *loginError) Unwrap() error { return e.err }
+
 // isHome reports whether Config.ConnConfig leads through the door.
 func (e *engine) isHome(d door) bool { return d == e.nobody.door }
 
@@ -100,7 +106,7 @@ func (e *engine) connect(ctx context.Context, d door) (*pgx.Conn, error) {
 			err = errors.New("Config.Login returned nothing")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("tenantdb: login %q on cluster %q: %w", d.Login, d.Cluster, err)
+			return nil, fmt.Errorf("tenantdb: login %q on cluster %q: %w", d.Login, d.Cluster, &loginError{err})
 		}
 	}
 	cc = cc.Copy()

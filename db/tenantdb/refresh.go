@@ -9,9 +9,13 @@ import (
 )
 
 // mayRefresh reports whether a call outside a transaction ended as it does where the tenant is being moved, or was: the scope was refused,
-// so that nothing of the call was executed.
+// or there is no login for the place, so that nothing of the call was executed.
 func (h Handle) mayRefresh(err error) bool {
-	return err != nil && h.e.cfg.Refresh != nil && errors.Is(err, ErrScope)
+	if err == nil || h.e.cfg.Refresh == nil {
+		return false
+	}
+	_, noLogin := errors.AsType[*loginError](err)
+	return noLogin || errors.Is(err, ErrScope)
 }
 
 // refresh returns a handle under which such a call is to be sent once more, or the error that the call ends with.

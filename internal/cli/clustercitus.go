@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"text/tabwriter"
 
+	"github.com/leasehold-go/leasehold/db/directory"
+	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/internal/config"
 )
 
@@ -74,11 +76,16 @@ func (c *clusterMoveTenantCmd) Run(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
-	if err := dir.MoveToNode(ctx, t.ID, c.ToNode); err != nil {
+	return moveToNode(ctx, r, dir, t, c.ToNode)
+}
+
+// moveToNode moves a tenant to another node of its Citus cluster.
+func moveToNode(ctx context.Context, r *runner, dir *directory.Directory, t *tenant.Tenant, node string) error {
+	if err := dir.MoveToNode(ctx, t.ID, node); err != nil {
 		return err
 	}
-	return r.print(map[string]string{"tenant": t.ID.String(), "node": c.ToNode}, func(w io.Writer) {
-		_, _ = fmt.Fprintf(w, "%s is on the node %s\n", t.Slug, c.ToNode)
+	return r.print(map[string]string{"tenant": t.ID.String(), "node": node}, func(w io.Writer) {
+		_, _ = fmt.Fprintf(w, "%s is on the node %s\n", t.Slug, node)
 	})
 }
 

@@ -115,6 +115,7 @@ func (c *devCmd) serve(ctx context.Context, r *runner, m *migrate.Migrator, l *l
 	if _, err := s.dir.Sweep(ctx); err != nil {
 		return err
 	}
+	s.recoverMoves(ctx)
 	if err := migrateAll(ctx, r, m, s.dir); err != nil {
 		return err
 	}

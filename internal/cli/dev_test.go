@@ -128,10 +128,18 @@ func TestDevChoices(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "20991231235959_broken.sql"), []byte(broken), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// A move that was broken off is undone.
+	pgtest.Exec(t, databaseURL, `INSERT INTO leasehold.moves (tenant_id, cluster, strategy, database_name, login_no, encrypted_password,
+		old_cluster, old_strategy, old_database_name, old_login_no)
+		SELECT id, cluster, 'database', 'nowhere', 0, '', cluster, strategy, database_name, login_no FROM leasehold.tenants`)
 	p.stop(os.Interrupt)
 	p.wait()
 	p = start(t, settings, append(args, "--migrations", dir, "--json")...)
-	ready := decode[struct{ URL string }](t, p.await(p.stdout, func(out string) bool { return json.Valid([]byte(out)) }))
+	ready := decode[struct{ URL, Database string }](t, p.await(p.stdout, func(out string) bool { return json.Valid([]byte(out)) }))
+	var moves int
+	if err := pgtest.Connect(t, ready.Database).QueryRow(t.Context(), "SELECT count(*) FROM leasehold.moves").Scan(&moves); err != nil || moves != 0 {
+		t.Errorf("%d moves are left: %v", moves, err)
+	}
 	s = newSite(t, ready.URL)
 	s.get(t, s.company("initech"), "/api/customers", http.StatusOK)
 	p.stop(os.Interrupt)

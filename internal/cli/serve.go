@@ -59,11 +59,7 @@ func (c *serveCmd) Run(ctx context.Context, r *runner) error {
 	} else if swept > 0 {
 		r.logger.InfoContext(ctx, "cleared away tenants that were never finished", "count", swept)
 	}
-	if moves, err := s.dir.RecoverMoves(ctx); err != nil {
-		r.logger.WarnContext(ctx, "moves that were broken off could not be taken up", "error", err)
-	} else if moves > 0 {
-		r.logger.InfoContext(ctx, "took up moves that were broken off", "count", moves)
-	}
+	s.recoverMoves(ctx)
 	r.logger.InfoContext(ctx, "serving", "url", s.apex, "listen", l.public.Addr().String(), "admin", fmt.Sprintf("http://%s/readyz", l.admin.Addr()))
 	return s.serve(ctx, l)
 }

@@ -205,6 +205,15 @@ func (s *stack) close() {
 	s.dir.Close()
 }
 
+// recoverMoves takes up the moves that were broken off. What cannot be done is left to the next start.
+func (s *stack) recoverMoves(ctx context.Context) {
+	if moves, err := s.dir.RecoverMoves(ctx); err != nil {
+		s.logger.WarnContext(ctx, "moves that were broken off could not be taken up", "error", err)
+	} else if moves > 0 {
+		s.logger.InfoContext(ctx, "took up moves that were broken off", "count", moves)
+	}
+}
+
 // Timeouts of the HTTP servers. A handler has no limit of its own: streams may last.
 const (
 	readHeaderTimeout = 10 * time.Second

@@ -85,6 +85,7 @@ type tenantMoveCmd struct {
 	Subdomain  string        `arg:"" help:"The tenant's subdomain, or its id."`
 	ToStrategy string        `name:"to-strategy" enum:"schema,database," default:"" placeholder:"schema|database" help:"How it is to be housed. Defaults to how it is."`
 	ToCluster  string        `name:"to-cluster" placeholder:"NAME" help:"Where it is to live. Defaults to where it does."`
+	ToNode     string        `name:"to-node" placeholder:"HOST:PORT" help:"The node of its Citus cluster that it is to be on, as Citus knows it."`
 	Hold       time.Duration `default:"5s" placeholder:"DURATION" help:"How long the tenant's calls are held at most while its open transactions end, before it is tried again later (${default})."`
 	Confirm    bool          `help:"Drop the old copy of a tenant that was moved. There is no way back after that."`
 	Cancel     bool          `help:"End a move that is under way, or was broken off. The tenant stays where it was."`
@@ -105,6 +106,8 @@ func (c *tenantMoveCmd) Run(ctx context.Context, r *runner) error {
 		return err
 	}
 	switch {
+	case c.ToNode != "":
+		return moveToNode(ctx, r, dir, t, c.ToNode)
 	case c.Confirm:
 		return c.end(ctx, r, dir, t, dir.ConfirmMove, "dropped the old copy of %s\n")
 	case c.Cancel:
@@ -125,16 +128,18 @@ func (c *tenantMoveCmd) Run(ctx context.Context, r *runner) error {
 
 func (c *tenantMoveCmd) check() error {
 	ways := 0
-	for _, given := range []bool{cmp.Or(c.ToStrategy, c.ToCluster) != "", c.Confirm, c.Cancel} {
+	for _, given := range []bool{cmp.Or(c.ToStrategy, c.ToCluster) != "", c.ToNode != "", c.Confirm, c.Cancel} {
 		if given {
 			ways++
 		}
 	}
 	switch {
 	case ways != 1:
-		return &config.Error{Setting: "tenant move", Err: errors.New("what is to be done?"), Hint: "write --to-strategy, --to-cluster or both, or --confirm, or --cancel"}
+		return &config.Error{Setting: "tenant move", Err: errors.New("what is to be done?"), Hint: "write --to-strategy, --to-cluster or both, or --to-node, or --confirm, or --cancel"}
 	case c.Hold <= 0:
 		return &config.Error{Setting: "--hold", Err: fmt.Errorf("is %s", c.Hold), Hint: "write a duration such as 5s"}
+	case c.ToNode != "":
+		return checkNode(c.ToNode)
 	}
 	return nil
 }

@@ -12,7 +12,13 @@ import (
 )
 
 const countLivingByCluster = `-- name: CountLivingByCluster :many
-SELECT living_on::text AS cluster, count(*) AS tenants FROM tenants WHERE living_on IS NOT NULL GROUP BY living_on
+SELECT places.cluster::text AS cluster, count(*) AS tenants
+FROM (
+    SELECT t.living_on AS cluster FROM tenants t WHERE t.living_on IS NOT NULL
+    UNION ALL
+    SELECT m.cluster FROM moves m WHERE m.state <> 'switched' AND m.cluster <> m.old_cluster
+) places
+GROUP BY places.cluster
 `
 
 type CountLivingByClusterRow struct {
@@ -20,6 +26,7 @@ type CountLivingByClusterRow struct {
 	Tenants int64
 }
 
+// With those that are on their way there.
 func (q *Queries) CountLivingByCluster(ctx context.Context) ([]CountLivingByClusterRow, error) {
 	rows, err := q.db.Query(ctx, countLivingByCluster)
 	if err != nil {

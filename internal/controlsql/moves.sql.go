@@ -208,6 +208,25 @@ func (q *Queries) ListMoves(ctx context.Context) ([]Move, error) {
 	return items, nil
 }
 
+const resealMove = `-- name: ResealMove :execrows
+UPDATE moves SET encrypted_password = $1 WHERE tenant_id = $2 AND encrypted_password = $3::bytea
+`
+
+type ResealMoveParams struct {
+	Sealed   []byte
+	TenantID tenant.ID
+	Before   []byte
+}
+
+// Unless the password was changed since it was read.
+func (q *Queries) ResealMove(ctx context.Context, arg ResealMoveParams) (int64, error) {
+	result, err := q.db.Exec(ctx, resealMove, arg.Sealed, arg.TenantID, arg.Before)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const setMoveHolding = `-- name: SetMoveHolding :execrows
 UPDATE moves SET holding = $1 WHERE tenant_id = $2 AND (state = 'running' OR NOT $1)
 `
@@ -223,6 +242,20 @@ func (q *Queries) SetMoveHolding(ctx context.Context, arg SetMoveHoldingParams) 
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const setMovePassword = `-- name: SetMovePassword :exec
+UPDATE moves SET encrypted_password = $1 WHERE tenant_id = $2 AND state <> 'switched'
+`
+
+type SetMovePasswordParams struct {
+	Sealed   []byte
+	TenantID tenant.ID
+}
+
+func (q *Queries) SetMovePassword(ctx context.Context, arg SetMovePasswordParams) error {
+	_, err := q.db.Exec(ctx, setMovePassword, arg.Sealed, arg.TenantID)
+	return err
 }
 
 const switchMove = `-- name: SwitchMove :execrows

@@ -152,3 +152,13 @@ func (q *Queries) LockSpare(ctx context.Context, id tenant.ID) (Spare, error) {
 	)
 	return i, err
 }
+
+const retireSpare = `-- name: RetireSpare :exec
+UPDATE spares SET state = 'reference' WHERE id = $1
+`
+
+// Nobody takes it any more, and a sweep drops it.
+func (q *Queries) RetireSpare(ctx context.Context, id tenant.ID) error {
+	_, err := q.db.Exec(ctx, retireSpare, id)
+	return err
+}

@@ -13,10 +13,13 @@ import (
 
 const chooseLogin = `-- name: ChooseLogin :one
 WITH places AS (
-    SELECT login_no, count(*) AS taken FROM tenants
-    WHERE cluster = $1 AND strategy = 'schema' AND status NOT IN ('failed', 'deleted') GROUP BY login_no
+    SELECT t.login_no, count(*) AS taken FROM tenants t
+    WHERE t.cluster = $1 AND t.strategy = 'schema' AND t.status NOT IN ('failed', 'deleted') GROUP BY t.login_no
     UNION ALL
-    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') AND $1 = 'default' GROUP BY login_no
+    SELECT m.login_no, count(*) FROM moves m
+    WHERE m.cluster = $1 AND m.strategy = 'schema' AND m.state <> 'switched' GROUP BY m.login_no
+    UNION ALL
+    SELECT s.login_no, count(*) FROM spares s WHERE s.state IN ('building', 'ready') AND $1 = 'default' GROUP BY s.login_no
 ), full_logins AS (
     SELECT login_no FROM places GROUP BY login_no HAVING sum(taken) >= $2::bigint
 )
@@ -30,8 +33,8 @@ type ChooseLoginParams struct {
 	TenantsPerLogin int64
 }
 
-// The lowest number whose login has room on the cluster for a living tenant that is housed by schema, or a spare. It holds until the
-// transaction ends, if the reservation lock was taken by an earlier statement of the transaction. No login is a member of a
+// The lowest number whose login has room on the cluster for a living tenant that is housed by schema, or about to be, or a spare. It
+// holds until the transaction ends, if the reservation lock was taken by an earlier statement of the transaction. No login is a member of a
 // reference's role. Spares are on the default cluster only.
 func (q *Queries) ChooseLogin(ctx context.Context, arg ChooseLoginParams) (int32, error) {
 	row := q.db.QueryRow(ctx, chooseLogin, arg.Cluster, arg.TenantsPerLogin)

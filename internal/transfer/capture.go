@@ -100,11 +100,11 @@ func (c capture) noteSQL(i int, t table, mark string) string {
 	insert := "insert into " + c.log(i) + " values ("
 	switch {
 	case len(t.key) > 0:
-		// As texts: an operator of the key's own type need not be on the path.
-		same := "array[" + quoteTexts(t.key, "old.") + "] = array[" + quoteTexts(t.key, "new.") + "]"
+		// As images: an operator of the key's own type need not be on the path, and texts depend on the settings of whoever writes.
+		same := "row(" + quoteAll(t.key, "old.") + ")::record *= row(" + quoteAll(t.key, "new.") + ")::record"
 		return "if tg_op <> 'INSERT' then " + insert + quoteAll(t.key, "old.") + "); end if;\n" +
 			"if tg_op = 'INSERT' then " + insert + quoteAll(t.key, "new.") + ");\n" +
-			"elsif tg_op = 'UPDATE' then if not " + same + " then " + insert + quoteAll(t.key, "new.") + "); end if; end if;"
+			"elsif tg_op = 'UPDATE' then if not (" + same + ") then " + insert + quoteAll(t.key, "new.") + "); end if; end if;"
 	case len(t.columns) > 0:
 		return "if tg_op <> 'INSERT' then " + insert + quoteAll(t.columns, "old.") + ", false); end if;\n" +
 			"if tg_op <> 'DELETE' then " + insert + quoteAll(t.columns, "new.") + ", true); end if;"
@@ -132,11 +132,35 @@ func (s *session) contend(ctx context.Context, statements ...string) error {
 	err := poll(ctx, tablePatience, func() (bool, error) {
 		lost = s.run(ctx, all...)
 		if notNow(lost) {
-			return false, nil
+			return false, s.shoo(ctx)
 		}
 		return true, lost
 	})
 	return errors.Join(err, lostOnly(lost))
+}
+
+// shoo sends autovacuum away from the tables of the session's schema, which else may be at a large one for hours: it ends when somebody
+// has waited for its lock for deadlock_timeout. Those who read and write do not wait behind who waits for such a lock.
+func (s *session) shoo(ctx context.Context) error {
+	rows, err := s.Query(ctx, `select c.oid::regclass::text from pg_locks l join pg_class c on c.oid = l.relation
+		join pg_namespace n on n.oid = relnamespace and nspname = any ($1) join pg_database d on d.oid = l.database and datname = current_database()
+		where l.mode = 'ShareUpdateExclusiveLock' and l.granted and l.pid <> pg_backend_pid() and relkind = 'r'`,
+		[]string{s.place.Schema, OldSchema(s.place.Schema)})
+	if err != nil {
+		return err
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, table := range tables {
+		err := s.run(ctx, `select set_config('lock_timeout', least(setting::integer + 500, 5000)::text, true) from pg_settings where name = 'deadlock_timeout'`,
+			"lock table only "+table+" in share update exclusive mode")
+		if err != nil && !notNow(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 func lostOnly(err error) error {
@@ -157,13 +181,13 @@ func notNow(err error) bool {
 	return errors.As(err, &pgErr) && (pgErr.Code == codeLockNotAvailable || pgErr.Code == codeDeadlock)
 }
 
-// remove takes away all that install has made, as far as it is there. The tables go by the schema in which they are now.
-func (c capture) remove(ctx context.Context, s *session) error {
-	if there, err := s.hasSchema(ctx, c.schema()); err != nil || !there {
+// removeCapture takes away all that install has made, as far as it is there, in the schema that is now called so.
+func (s *session) removeCapture(ctx context.Context, schema string) error {
+	if there, err := s.hasSchema(ctx, schema); err != nil || !there {
 		return err
 	}
 	rows, err := s.Query(ctx, `select format('drop trigger %I on %s', tgname, tgrelid::regclass) from pg_trigger t join pg_proc p on p.oid = tgfoid
-		where pronamespace = $1::regnamespace and not tgisinternal and tgparentid = 0 order by 1`, quote(c.schema()))
+		where pronamespace = $1::regnamespace and not tgisinternal and tgparentid = 0 order by 1`, quote(schema))
 	if err != nil {
 		return err
 	}
@@ -176,14 +200,14 @@ func (c capture) remove(ctx context.Context, s *session) error {
 			return err
 		}
 	}
-	return c.drop(ctx, s)
+	return s.dropCapture(ctx, schema)
 }
 
-// drop drops the schema of the capture, a few things at a time, so that no transaction takes many locks.
-func (c capture) drop(ctx context.Context, s *session) error {
+// dropCapture drops the schema of a capture, a few things at a time, so that no transaction takes many locks.
+func (s *session) dropCapture(ctx context.Context, schema string) error {
 	rows, err := s.Query(ctx, `select case when c.oid is null then format('drop function %s', d.objid::regprocedure) else format('drop table %s', c.oid::regclass) end
 		from pg_depend d left join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid and c.relkind = 'r'
-		where refclassid = 'pg_namespace'::regclass and refobjid = $1::regnamespace and (c.oid is not null or d.classid = 'pg_proc'::regclass)`, quote(c.schema()))
+		where refclassid = 'pg_namespace'::regclass and refobjid = $1::regnamespace and (c.oid is not null or d.classid = 'pg_proc'::regclass)`, quote(schema))
 	if err != nil {
 		return err
 	}
@@ -198,5 +222,5 @@ func (c capture) drop(ctx context.Context, s *session) error {
 		}
 		drops = drops[n:]
 	}
-	return s.run(ctx, "drop schema "+quote(c.schema())+" cascade")
+	return s.run(ctx, "drop schema "+quote(schema)+" cascade")
 }

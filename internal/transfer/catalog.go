@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -24,7 +25,9 @@ const tablesSQL = `select c.relname::text, array(select a.attname::text from pg_
 			join pg_attribute a on a.attrelid = c.oid and a.attnum = k.no where k.place <= i.indnkeyatts order by k.place)
 		from pg_index i where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
 			and not exists (select from unnest(i.indkey::int2[]) with ordinality k (no, place)
-				join pg_attribute a on a.attrelid = c.oid and a.attnum = k.no where k.place <= i.indnkeyatts and not a.attnotnull)
+				join pg_attribute a on a.attrelid = c.oid and a.attnum = k.no where k.place <= i.indnkeyatts
+				and (not a.attnotnull or exists (select from pg_constraint n
+					where n.conrelid = c.oid and n.contype = 'n' and not n.convalidated and a.attnum = any (n.conkey))))
 		order by i.indisprimary desc, i.indexrelid limit 1), '{}')
 	from pg_class c where c.relnamespace = $1::regnamespace and c.relkind = 'r' order by pg_table_size(c.oid) desc, c.relname`
 
@@ -101,8 +104,8 @@ type sequence struct {
 	called bool
 }
 
-func (s *session) sequences(ctx context.Context) ([]sequence, error) {
-	rows, err := s.Query(ctx, `select relname::text from pg_class where relnamespace = $1::regnamespace and relkind = 'S' order by 1`, quote(s.place.Schema))
+func (s *session) sequences(ctx context.Context, schema string) ([]sequence, error) {
+	rows, err := s.Query(ctx, `select relname::text from pg_class where relnamespace = $1::regnamespace and relkind = 'S' order by 1`, quote(schema))
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +117,7 @@ func (s *session) sequences(ctx context.Context) ([]sequence, error) {
 	batch := &pgx.Batch{}
 	for i, name := range names {
 		sequences[i].name = name
-		batch.Queue("select last_value, is_called from " + s.place.name(name)).QueryRow(func(row pgx.Row) error {
+		batch.Queue("select last_value, is_called from " + pgx.Identifier{schema, name}.Sanitize()).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&sequences[i].last, &sequences[i].called)
 		})
 	}
@@ -127,4 +130,65 @@ func (s *session) setSequences(ctx context.Context, sequences []sequence) error 
 		batch.Queue(`select pg_catalog.setval($1::regclass, $2, $3)`, s.place.name(q.name), q.last, q.called)
 	}
 	return s.SendBatch(ctx, batch).Close()
+}
+
+// ownedLargeObjectsSQL are the large objects of the role $2 in this database.
+const ownedLargeObjectsSQL = `select s.objid from pg_shdepend s join pg_database d on d.oid = s.dbid and d.datname = current_database()
+	where s.refclassid = 'pg_authid'::regclass and s.refobjid = to_regrole(quote_ident($2)) and s.classid = 'pg_largeobject'::regclass and s.deptype = 'o'`
+
+// strangersSQL describes what would be left behind, or would become somebody else's. Casts and functions that are parts of range types
+// come with them.
+const strangersSQL = `with ns as (select oid, nspowner from pg_namespace where nspname = $1)
+	select format('%s large objects of the role %s', count(*), $2::text) from (` + ownedLargeObjectsSQL + `) large having count(*) > 0
+	union all select format('the extension %s', extname) from pg_extension where extnamespace = (select oid from ns)
+	union all select format('the cast from %s to %s', castsource::regtype, casttarget::regtype) from pg_cast k
+		where exists (select from pg_type t join ns on typnamespace = ns.oid where t.oid in (castsource, casttarget))
+		and not exists (select from pg_depend d where d.classid = 'pg_cast'::regclass and d.objid = k.oid and d.deptype = 'i')
+	union all select format('%s of the owner %s', c.oid::regclass, pg_get_userbyid(relowner)) from pg_class c join ns on relnamespace = ns.oid
+		where relowner <> nspowner and relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+	union all select format('%s of the owner %s', p.oid::regprocedure, pg_get_userbyid(proowner)) from pg_proc p join ns on pronamespace = ns.oid
+		where proowner <> nspowner and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'i')`
+
+// mustBeAllOurs refuses a schema with something in it, or beside it, that could not be carried over as it is.
+func (s *session) mustBeAllOurs(ctx context.Context) error {
+	rows, err := s.Query(ctx, strangersSQL, s.place.Schema, s.place.Role)
+	if err != nil {
+		return err
+	}
+	strangers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err == nil && len(strangers) > 0 {
+		err = fmt.Errorf("%w: this cannot be carried over: %s", errors.ErrUnsupported, strings.Join(strangers, ", "))
+	}
+	return err
+}
+
+// fingerprintSQL sums up all that defines a schema, but for indexes, comments, the schema's name, and our own triggers: which objects
+// there are, and by which transactions they were written. Calls are held meanwhile: nothing of it reads a whole catalogue.
+const fingerprintSQL = `with members as materialized (
+		select classid, objid from pg_depend where refclassid = 'pg_namespace'::regclass and refobjid = to_regnamespace(quote_ident($1))),
+	types as materialized (
+		select t.oid, t.xmin as made, typrelid from pg_type t where t.oid in (select objid from members where classid = 'pg_type'::regclass)),
+	rels as materialized (
+		select oid, relacl, reloptions, relrowsecurity, relforcerowsecurity from pg_class
+		where oid in (select objid from members where classid = 'pg_class'::regclass union all select typrelid from types))
+	select coalesce(sum(pg_catalog.hashtextextended(what, 0)), 0)::text from (
+	select concat_ws(' ', classid, objid) as what from members
+	union all select concat_ws(' ', 'class', oid, relacl, reloptions, relrowsecurity, relforcerowsecurity) from rels
+	union all select concat_ws(' ', 'type', oid, made) from types
+	union all select concat_ws(' ', 'enum', e.oid, e.xmin) from pg_enum e where enumtypid in (select oid from types)
+	union all select concat_ws(' ', 'function', p.oid, p.xmin) from pg_proc p where p.oid in (select objid from members where classid = 'pg_proc'::regclass)
+	union all select concat_ws(' ', 'column', attrelid, attnum, a.xmin) from pg_attribute a where attrelid in (select oid from rels) and attnum > 0
+	union all select concat_ws(' ', 'default', a.oid, a.xmin) from pg_attrdef a where adrelid in (select oid from rels)
+	union all select concat_ws(' ', 'sequence', seqrelid, s.xmin) from pg_sequence s where seqrelid in (select oid from rels)
+	union all select concat_ws(' ', 'rule', r.oid, r.xmin) from pg_rewrite r where ev_class in (select oid from rels)
+	union all select concat_ws(' ', 'policy', p.oid, p.xmin) from pg_policy p where polrelid in (select oid from rels)
+	union all select concat_ws(' ', 'trigger', t.oid, t.xmin) from pg_trigger t
+		where tgrelid in (select oid from rels) and not tgisinternal and tgname not like $3
+	union all select concat_ws(' ', 'constraint', c.oid, c.xmin) from pg_constraint c where conrelid in (select oid from rels) and contype <> 't'
+	union all select concat_ws(' ', 'constraint', c.oid, c.xmin) from pg_constraint c where contypid in (select oid from types)
+	union all select concat_ws(' ', 'large object', objid) from (` + ownedLargeObjectsSQL + `) large) all_of_it`
+
+// fingerprint is another one when something in the schema was defined anew.
+func (s *session) fingerprint(ctx context.Context, schema string) (sum string, err error) {
+	return sum, s.QueryRow(ctx, fingerprintSQL, schema, s.place.Role, triggerName+"%").Scan(&sum)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -48,13 +49,29 @@ func stream(ctx context.Context, from *session, read string, to *session, write 
 // errStopped ends the reading of what cannot be written.
 var errStopped = errors.New("the other side has stopped")
 
-// snapshot begins a transaction at the source with one view of all tables, which nobody can empty or change meanwhile. Locks come before
-// the snapshot, which does not see a TRUNCATE.
-func (s *session) snapshot(ctx context.Context, tables []table, mode string) error {
+// snapshot begins a transaction at the source with one view of all tables, which nobody can empty or change meanwhile. It tries for as
+// long as patience; then the error is ErrHeld. It never waits for one table while it has locked another.
+func (s *session) snapshot(ctx context.Context, tables []table, mode string, patience time.Duration) error {
+	var lost error
+	err := poll(ctx, patience, func() (bool, error) {
+		lost = s.trySnapshot(ctx, tables, mode)
+		if notNow(lost) {
+			return false, s.shoo(ctx)
+		}
+		return true, lost
+	})
+	if err == nil && lost != nil {
+		err = fmt.Errorf("%w: within %s: %w", ErrHeld, patience, lost)
+	}
+	return err
+}
+
+// trySnapshot takes the locks before the snapshot, which does not see a TRUNCATE.
+func (s *session) trySnapshot(ctx context.Context, tables []table, mode string) error {
 	if err := s.run(ctx, "begin isolation level repeatable read"); err != nil {
 		return err
 	}
-	err := s.lockTables(ctx, tables, mode)
+	err := s.lockTables(ctx, tables, mode+" mode nowait")
 	if err == nil {
 		err = s.run(ctx, "select 1") // this takes the snapshot
 	}
@@ -76,7 +93,7 @@ func (s *session) rollback(ctx context.Context) error {
 
 // copyAll copies all tables as they are in one snapshot.
 func (m *mover) copyAll(ctx context.Context) error {
-	if err := m.source.snapshot(ctx, m.tables, "access share mode"); err != nil {
+	if err := m.source.snapshot(ctx, m.tables, "access share", tablePatience); err != nil {
 		return err
 	}
 	var id string
@@ -147,7 +164,7 @@ type round struct {
 // transaction at the source has begun already, and stays open, with its locks.
 func (m *mover) catchUp(ctx context.Context, last bool, extra func(context.Context) error) (rows int64, err error) {
 	if !last {
-		if err := m.source.snapshot(ctx, m.tables, "access share mode"); err != nil {
+		if err := m.source.snapshot(ctx, m.tables, "access share", tablePatience); err != nil {
 			return 0, err
 		}
 	}
@@ -294,9 +311,9 @@ func (r *round) repeat(ctx context.Context, i int, t table) error {
 	}
 	text := func(prefix string) string { return "(row(" + quoteAll(t.columns, prefix) + ")::text collate \"C\")" }
 	tag, err := r.target.Exec(ctx, "with gone as (select "+text("")+" as like_it, count(*) as many from "+staged(i)+" where not "+added+" group by 1), "+
-		"found as (select leasehold_row.ctid as place, row_number() over (partition by like_it) as nth, many from only "+name+
-		" as leasehold_row join gone on like_it = "+text("leasehold_row.")+") "+
-		"delete from only "+name+" as leasehold_row using found where leasehold_row.ctid = place and nth <= many")
+		"found as (select leasehold_row.ctid as place, row_number() over (partition by gone.like_it) as nth, gone.many from only "+name+
+		" as leasehold_row join gone on gone.like_it = "+text("leasehold_row.")+") "+
+		"delete from only "+name+" as leasehold_row using found where leasehold_row.ctid = found.place and found.nth <= found.many")
 	if err == nil && tag.RowsAffected() != gone {
 		err = fmt.Errorf("%w: of %d rows that were removed %d are there", ErrDiffers, gone, tag.RowsAffected())
 	}

@@ -32,7 +32,7 @@ func split(text []byte) []entry {
 			end = headings[i+1][0]
 		}
 		e := entry{name: string(text[at[2]:at[3]]), kind: string(text[at[4]:at[5]]), sql: strings.TrimSpace(string(text[at[1]:end]))}
-		if schema := string(text[at[6]:at[7]]); schema != "-" && e.kind != "ACL" && e.kind != "DEFAULT ACL" && e.sql != "" {
+		if schema := string(text[at[6]:at[7]]); (schema != "-" || e.kind == "COMMENT") && e.kind != "ACL" && e.kind != "DEFAULT ACL" && e.sql != "" {
 			entries = append(entries, e)
 		}
 	}

@@ -4,7 +4,7 @@ import "errors"
 
 // Sentinel errors; compare with errors.Is.
 var (
-	// ErrBusy reports that a migration, an export or a move of the schema is at work.
+	// ErrBusy reports that a migration, an export or a move of the schema is at work, or that something was defined anew meanwhile.
 	ErrBusy = errors.New("somebody is at work on the schema")
 	// ErrNotEmpty reports a target that is not an empty schema.
 	ErrNotEmpty = errors.New("the schema is not empty")

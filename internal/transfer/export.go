@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"archive/zip"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,7 +80,7 @@ func Export(ctx context.Context, place Place, file string, about About) (_ *Mani
 		return nil, err
 	}
 	defer s.close()
-	if err := s.seize(ctx); err != nil {
+	if err := cmp.Or(s.seize(ctx), s.mustBeAllOurs(ctx)); err != nil {
 		return nil, err
 	}
 	out, err := os.CreateTemp(filepath.Dir(file), ".export-*")
@@ -120,7 +121,7 @@ func (s *session) export(ctx context.Context, out io.Writer, about About) (*Mani
 	if err != nil {
 		return nil, err
 	}
-	if err := s.snapshot(ctx, tables, "access share mode"); err != nil {
+	if err := s.snapshot(ctx, tables, "access share", tablePatience); err != nil {
 		return nil, err
 	}
 	m := &Manifest{Format: manifestFormat, About: about, Schema: s.place.Schema, Role: s.place.Role}

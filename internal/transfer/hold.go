@@ -42,6 +42,9 @@ func (s *session) expel(ctx context.Context) error {
 // hold keeps writers away from the source. If those that are at it do not end in time, everybody goes on, and it is tried again later.
 func (m *mover) hold(ctx context.Context) error {
 	for try := 1; ; try++ {
+		if err := m.keeper.shoo(ctx); err != nil {
+			return err
+		}
 		if err := m.step(ctx, StepHold, func(ctx context.Context) error { return m.keeper.expel(ctx) }); err != nil {
 			return err
 		}
@@ -68,30 +71,39 @@ func (m *mover) hold(ctx context.Context) error {
 	}
 }
 
-// lock begins the transaction that holds all tables of the source. It never waits for one while it holds others, so that it is no part
-// of a deadlock.
+// lock begins the transaction that holds all tables of the source.
 func (m *mover) lock(ctx context.Context) error {
-	var lost error
-	err := poll(ctx, m.HoldTime, func() (bool, error) {
-		lost = m.source.snapshot(ctx, m.tables, "share mode nowait")
-		if notNow(lost) {
-			return false, nil
-		}
-		return true, lost
-	})
-	if err == nil && lost != nil {
-		err = fmt.Errorf("%w: within %s: %w", ErrHeld, m.HoldTime, lost)
-	}
-	return err
+	return m.source.snapshot(ctx, m.tables, "share", m.HoldTime)
 }
 
-// fence renames the schema. Whoever waits for one of its tables, or has it open, then finds no such name. The locks must have been
-// held until then.
+// fence renames the schema, so that no name leads there, and what notes the changes, so that the triggers refuse them: what has looked
+// up a table before, and waits for it, or does so later by way of a view, a partitioned table or a function, asks for no name any more.
+// The locks must have been held until then. Sequences know no locks, and definitions may have been changed by who asks for none.
 func (m *mover) fence(ctx context.Context) error {
-	if err := m.keeper.rename(ctx, m.Source.Schema, OldSchema(m.Source.Schema)); err != nil {
+	schema := m.Source.Schema
+	old := OldSchema(schema)
+	if err := m.keeper.run(ctx, renameSQL(schema, old), renameSQL(CaptureSchema(schema), FenceSchema(schema))); err != nil {
 		return err
 	}
-	return m.source.run(ctx, "select 1")
+	if err := m.source.run(ctx, "select 1"); err != nil {
+		return err
+	}
+	now, err := m.keeper.fingerprint(ctx, old)
+	if err == nil && now != m.fingerprint {
+		err = fmt.Errorf("%w: definitions, or large objects, have changed since the move began", ErrBusy)
+	}
+	if err != nil {
+		return err
+	}
+	sequences, err := m.keeper.sequences(ctx, old)
+	if err != nil {
+		return err
+	}
+	return m.target.setSequences(ctx, sequences)
+}
+
+func renameSQL(from, to string) string {
+	return "alter schema " + quote(from) + " rename to " + quote(to)
 }
 
 // rename renames a schema if it is there under the old name.
@@ -100,7 +112,7 @@ func (s *session) rename(ctx context.Context, from, to string) error {
 	if err != nil || !there {
 		return err
 	}
-	return s.run(ctx, "alter schema "+quote(from)+" rename to "+quote(to))
+	return s.run(ctx, renameSQL(from, to))
 }
 
 // Abort makes the source what it was before a move that was broken off, and serves the tenant there. It may be called when nothing is to be
@@ -118,13 +130,17 @@ func (m Move) Abort(ctx context.Context) error {
 	if err := s.seize(ctx); err != nil {
 		return fmt.Errorf("abort: %w", err)
 	}
-	if err := s.rename(ctx, OldSchema(m.Source.Schema), m.Source.Schema); err != nil {
-		return fmt.Errorf("abort: %w", err)
+	for from, to := range map[string]string{
+		FenceSchema(m.Source.Schema): CaptureSchema(m.Source.Schema), OldSchema(m.Source.Schema): m.Source.Schema,
+	} {
+		if err := s.rename(ctx, from, to); err != nil {
+			return fmt.Errorf("abort: %w", err)
+		}
 	}
 	if err := s.admit(ctx); err != nil {
 		return fmt.Errorf("abort: %w", err)
 	}
-	if err := (capture{place: m.Source}).remove(ctx, s); err != nil {
+	if err := s.removeCapture(ctx, CaptureSchema(m.Source.Schema)); err != nil {
 		return fmt.Errorf("abort: %w", err)
 	}
 	return nil
@@ -160,11 +176,22 @@ func (m *mover) finish(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := (capture{place: m.Source}).remove(ctx, m.keeper); err != nil {
-			return err
-		}
 		return m.validateKeys(ctx)
 	})
+}
+
+// Release takes away what keeps the old copy of a move that is finished from being changed, so that it can be dropped. It may be called
+// when nothing is to be done, and again after an error.
+func (p Place) Release(ctx context.Context) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	s, err := p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.removeCapture(ctx, FenceSchema(p.Schema))
 }
 
 // validateKeys validates at the target the foreign keys that are valid at the source.

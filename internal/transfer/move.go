@@ -31,17 +31,18 @@ const (
 	// StepLock waits for the transactions that write to end, and keeps new ones away. If they take too long the hold is given up, and
 	// the move goes back to StepCatchUp.
 	StepLock Step = "lock"
-	// StepLast carries over and compares the last changes, and the sequences.
+	// StepLast carries over and compares the last changes.
 	StepLast Step = "last"
 	// StepComplete makes foreign keys, triggers, rules and policies at the target.
 	StepComplete Step = "complete"
-	// StepFence renames the schema at the source: no name leads there any more.
+	// StepFence renames the schema at the source: no name leads there any more, and what gets there without one is refused. It makes sure
+	// that the definitions are those that were read, and carries over the sequences.
 	StepFence Step = "fence"
 	// StepOpen gives the role to the logins at the target.
 	StepOpen Step = "open"
 	// StepSwitch has Move.Switch record the new place.
 	StepSwitch Step = "switch"
-	// StepFinish takes away at the source what noted the changes, and validates foreign keys at the target.
+	// StepFinish frees the tables at the source, and validates foreign keys at the target.
 	StepFinish Step = "finish"
 )
 
@@ -126,12 +127,13 @@ type mover struct {
 	// keeper holds the lock that keeps migrations away, and changes the source. source reads it, target writes the copy.
 	keeper, source, target *session
 	tables                 []table
+	fingerprint            string // of the source's definitions
 	capture                capture
 	stages                 stages
 }
 
 // Run moves the tenant. If it returns nil the tenant is at the target, and what is at the source is called OldSchema, for the caller to
-// drop. If it returns an error before the switch, the tenant is at the source as if nothing had happened; what was copied to the target
+// drop, after Release. If it returns an error before the switch, the tenant is at the source as if nothing had happened; what was copied to the target
 // is for the caller to drop. If the error is ErrUnsettled, the tenant is held until Abort or Finish is called. After the switch the
 // error is that of Finish, which has to be called again.
 func (m Move) Run(ctx context.Context) error {
@@ -170,12 +172,15 @@ func (m *mover) open(ctx context.Context) (err error) {
 	if err := m.keeper.seize(ctx); err != nil {
 		return err
 	}
-	for _, name := range []string{CaptureSchema(m.Source.Schema), OldSchema(m.Source.Schema)} {
+	for _, name := range []string{CaptureSchema(m.Source.Schema), OldSchema(m.Source.Schema), FenceSchema(m.Source.Schema)} {
 		if there, err := m.keeper.hasSchema(ctx, name); err != nil || there {
 			return cmp.Or(err, fmt.Errorf("%w: schema %q", ErrLeftover, name))
 		}
 	}
-	if err := m.target.mustBeEmpty(ctx); err != nil {
+	if err := cmp.Or(m.keeper.mustBeAllOurs(ctx), m.target.mustBeEmpty(ctx)); err != nil {
+		return err
+	}
+	if m.fingerprint, err = m.keeper.fingerprint(ctx, m.Source.Schema); err != nil {
 		return err
 	}
 	m.tables, err = m.keeper.tables(ctx)
@@ -342,13 +347,7 @@ func (m *mover) compareAll(ctx context.Context) error {
 
 // lastRound makes the copy complete. Nobody writes.
 func (m *mover) lastRound(ctx context.Context) error {
-	rows, err := m.catchUp(ctx, true, func(ctx context.Context) error {
-		sequences, err := m.source.sequences(ctx)
-		if err != nil {
-			return err
-		}
-		return m.target.setSequences(ctx, sequences)
-	})
+	rows, err := m.catchUp(ctx, true, nil)
 	m.report(Progress{Step: StepLast, Rows: rows})
 	return err
 }

@@ -60,6 +60,11 @@ func TestMove(t *testing.T) {
 	if diff := cmp.Diff(want, content(t, old)); diff != "" {
 		t.Errorf("the old copy: %s", diff)
 	}
+	for range 2 {
+		if err := source.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
 	if n := read[int](t, old, "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'zz_leasehold%'"); n != 0 {
 		t.Errorf("%d triggers are left", n)
 	}

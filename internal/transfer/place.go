@@ -42,6 +42,9 @@ func CaptureSchema(schema string) string { return "m_" + strings.TrimPrefix(sche
 // OldSchema is what a schema is called at the source after a move.
 func OldSchema(schema string) string { return "o_" + strings.TrimPrefix(schema, schemaPrefix) }
 
+// FenceSchema is what CaptureSchema is called after a move. The triggers look for it under its first name, and so refuse all changes.
+func FenceSchema(schema string) string { return "f_" + strings.TrimPrefix(schema, schemaPrefix) }
+
 func (p Place) validate() error {
 	if p.Admin == nil {
 		return errors.New("transfer: place without Admin")
@@ -62,12 +65,14 @@ type session struct {
 	place Place
 }
 
-// settings make the same value the same text wherever it is read. A row that a policy would hide is an error.
+// settings make the same value the same text wherever it is read. A row that a policy would hide is an error. What is committed stays,
+// whatever the server does for others: one side relies on what the other has done.
 var settings = map[string]string{
 	"client_encoding": "UTF8", "datestyle": "ISO, MDY", "intervalstyle": "postgres", "extra_float_digits": "3", "timezone": "UTC",
 	"bytea_output": "hex", "xmloption": "content", "lc_monetary": "C", "row_security": "off", "check_function_bodies": "off",
 	"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0",
 	"application_name":            "leasehold transfer",
+	"synchronous_commit":          "on",
 	"standard_conforming_strings": "on",
 }
 
@@ -206,15 +211,6 @@ func quoteAll(names []string, prefix string) string {
 	quoted := make([]string, len(names))
 	for i, name := range names {
 		quoted[i] = prefix + quote(name)
-	}
-	return strings.Join(quoted, ", ")
-}
-
-// quoteTexts quotes names of columns for a list of their values as texts.
-func quoteTexts(names []string, prefix string) string {
-	quoted := make([]string, len(names))
-	for i, name := range names {
-		quoted[i] = prefix + quote(name) + "::text"
 	}
 	return strings.Join(quoted, ", ")
 }

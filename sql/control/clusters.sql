@@ -8,7 +8,14 @@ SELECT * FROM clusters WHERE name = @name;
 SELECT * FROM clusters WHERE name = @name FOR UPDATE;
 
 -- name: CountLivingByCluster :many
-SELECT living_on::text AS cluster, count(*) AS tenants FROM tenants WHERE living_on IS NOT NULL GROUP BY living_on;
+-- With those that are on their way there.
+SELECT places.cluster::text AS cluster, count(*) AS tenants
+FROM (
+    SELECT t.living_on AS cluster FROM tenants t WHERE t.living_on IS NOT NULL
+    UNION ALL
+    SELECT m.cluster FROM moves m WHERE m.state <> 'switched' AND m.cluster <> m.old_cluster
+) places
+GROUP BY places.cluster;
 
 -- name: InsertCluster :execrows
 INSERT INTO clusters (name, kind, strategy, max_tenants, encrypted_url, database_name)

@@ -16,6 +16,13 @@ RETURNING *;
 -- name: SetMoveHolding :execrows
 UPDATE moves SET holding = @holding WHERE tenant_id = @tenant_id AND (state = 'running' OR NOT @holding);
 
+-- name: SetMovePassword :exec
+UPDATE moves SET encrypted_password = @sealed WHERE tenant_id = @tenant_id AND state <> 'switched';
+
+-- name: ResealMove :execrows
+-- Unless the password was changed since it was read.
+UPDATE moves SET encrypted_password = @sealed WHERE tenant_id = @tenant_id AND encrypted_password = @before::bytea;
+
 -- name: AbortMove :execrows
 -- From now on the move cannot be switched.
 UPDATE moves SET state = 'aborting' WHERE tenant_id = @tenant_id AND state <> 'switched';

@@ -24,6 +24,10 @@ WHERE s.id = @id
   AND NOT EXISTS (SELECT FROM tenants t WHERE t.schema_name = s.schema_name OR t.role_name = s.role_name)
 FOR UPDATE SKIP LOCKED;
 
+-- name: RetireSpare :exec
+-- Nobody takes it any more, and a sweep drops it.
+UPDATE spares SET state = 'reference' WHERE id = @id;
+
 -- name: FinishSpare :execrows
 UPDATE spares SET state = 'ready' WHERE id = @id AND state = 'building';
 

@@ -1,12 +1,15 @@
 -- name: ChooseLogin :one
--- The lowest number whose login has room on the cluster for a living tenant that is housed by schema, or a spare. It holds until the
--- transaction ends, if the reservation lock was taken by an earlier statement of the transaction. No login is a member of a
+-- The lowest number whose login has room on the cluster for a living tenant that is housed by schema, or about to be, or a spare. It
+-- holds until the transaction ends, if the reservation lock was taken by an earlier statement of the transaction. No login is a member of a
 -- reference's role. Spares are on the default cluster only.
 WITH places AS (
-    SELECT login_no, count(*) AS taken FROM tenants
-    WHERE cluster = @cluster AND strategy = 'schema' AND status NOT IN ('failed', 'deleted') GROUP BY login_no
+    SELECT t.login_no, count(*) AS taken FROM tenants t
+    WHERE t.cluster = @cluster AND t.strategy = 'schema' AND t.status NOT IN ('failed', 'deleted') GROUP BY t.login_no
     UNION ALL
-    SELECT login_no, count(*) FROM spares WHERE state IN ('building', 'ready') AND @cluster = 'default' GROUP BY login_no
+    SELECT m.login_no, count(*) FROM moves m
+    WHERE m.cluster = @cluster AND m.strategy = 'schema' AND m.state <> 'switched' GROUP BY m.login_no
+    UNION ALL
+    SELECT s.login_no, count(*) FROM spares s WHERE s.state IN ('building', 'ready') AND @cluster = 'default' GROUP BY s.login_no
 ), full_logins AS (
     SELECT login_no FROM places GROUP BY login_no HAVING sum(taken) >= @tenants_per_login::bigint
 )
