@@ -64,12 +64,14 @@ type MoveProgress struct {
 // they wait, without it they fail with tenantdb.ErrScope. Migrations of the tenant wait.
 //
 // All rows of both sides are compared before the tenant is switched over; see the package transfer for how, and for what cannot be
-// moved; no tenant can be moved to or from a Citus cluster. The old copy is kept, and nobody can use it, until ConfirmMove drops it. Until then the tenant cannot be moved again.
+// moved; no tenant can be moved to or from a Citus cluster. The old copy is kept, and nobody can use it, until ConfirmMove drops it.
+// Until then the tenant cannot be moved again.
 //
 // On error the tenant is where it was and nothing is left of the copy, as far as both servers can be reached; RecoverMoves does the
 // rest. After the switch an error comes with the new record: the tenant is served at its new place, and RecoverMoves does what is left.
 // The error is ErrMoving if the tenant is being moved, ErrUnconfirmed if it was moved before, ErrNoCluster or ErrNoRoom as for Create,
-// ErrSamePlace, ErrOccupied, errors.ErrUnsupported if something of the tenant cannot be carried over, a *StatusError if the tenant is neither active nor suspended, ErrHeld, ErrDiffers or ErrBusy.
+// ErrSamePlace, ErrOccupied, errors.ErrUnsupported if something of the tenant cannot be carried over, a *StatusError if the tenant is
+// neither active nor suspended, ErrHeld, ErrDiffers or ErrBusy.
 //
 // If this process dies, the tenant is at exactly one of the two places. What is left to do RecoverMoves does, or Await, as soon as a
 // call is held.

@@ -41,8 +41,8 @@ type Config struct {
 	// Defaults to none: such a tenant is an error.
 	Login func(ctx context.Context, p tenant.Placement) (*pgx.ConnConfig, error)
 	// Refresh is asked when a tenant's scope is refused, or Login returns an error, because the tenant has been moved or is being moved
-	// just now; directory.Await does it. It waits for the end of the move, if there is one, and returns the tenant's current record. The call is
-	// then sent once more, there. It returns nil if nothing has changed. Calls inside transactions do not ask it; Begin, SendBatch,
+	// just now; directory.Await does it. It waits for the end of the move, if there is one, and returns the tenant's current record. The
+	// call is then sent once more, there. It returns nil if nothing has changed. Calls inside transactions do not ask it; Begin, SendBatch,
 	// CopyFrom and InTx do, before anything of theirs was executed. It is called from many goroutines. Defaults to none: the
 	// call returns that error.
 	Refresh func(ctx context.Context, t *tenant.Tenant) (*tenant.Tenant, error)

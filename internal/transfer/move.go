@@ -133,8 +133,8 @@ type mover struct {
 }
 
 // Run moves the tenant. If it returns nil the tenant is at the target, and what is at the source is called OldSchema, for the caller to
-// drop, after Release. If it returns an error before the switch, the tenant is at the source as if nothing had happened; what was copied to the target
-// is for the caller to drop. If the error is ErrUnsettled, the tenant is held until Abort or Finish is called. After the switch the
+// drop, after Release. If it returns an error before the switch, the tenant is at the source as if nothing had happened; what was copied to
+// the target is for the caller to drop. If the error is ErrUnsettled, the tenant is held until Abort or Finish is called. After the switch the
 // error is that of Finish, which has to be called again.
 func (m Move) Run(ctx context.Context) error {
 	m = m.withDefaults()
