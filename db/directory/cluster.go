@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -61,7 +62,7 @@ type Cluster struct {
 	Address string
 	// Pooler is the host:port of the pooler that its tenants' logins connect through, or "".
 	Pooler string
-	// Err says why its administrator cannot connect; nil is good.
+	// Err says why its administrator cannot connect, or that nobody answers at the pooler's address; nil is good.
 	Err error
 }
 
@@ -120,6 +121,9 @@ func (d *Directory) addCluster(ctx context.Context, n NewCluster) error {
 	case err == nil:
 		return ErrClusterExists
 	case !errors.Is(err, pgx.ErrNoRows):
+		return err
+	}
+	if err := d.checkNoTwin(ctx, n.Name, admin); err != nil {
 		return err
 	}
 	if err := d.prepareCluster(ctx, admin, n.Kind, n.Strategy); err != nil {
@@ -184,6 +188,51 @@ func parseURL(url string) (*pgx.ConnConfig, error) {
 		return nil, fmt.Errorf("%w: its URL names no database", ErrClusterUnfit)
 	}
 	return cc, nil
+}
+
+// checkNoTwin refuses a database that is another cluster's already: its tenants could be moved onto themselves. Two logins see that they
+// are in one database by a lock that only one of them gets. A cluster that cannot be reached is not compared.
+func (d *Directory) checkNoTwin(ctx context.Context, name string, admin *pgx.ConnConfig) error {
+	rows, err := d.queries.ListClusters(ctx)
+	if err != nil {
+		return err
+	}
+	here, err := dialAdministrator(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer here.close()
+	key := lockKey("twin " + rand.Text())
+	if _, err := here.q.TryLock(ctx, key); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if row.Name == name || row.Name == tenant.DefaultCluster { // whose database is refused because it holds the registry
+			continue
+		}
+		switch other, err := d.sharesLock(ctx, row, key); {
+		case err != nil:
+			d.cfg.Logger.WarnContext(ctx, "whether two clusters are the same database was not seen", "cluster", name, "other", row.Name, "error", err)
+		case other:
+			return fmt.Errorf("%w: its database is that of the cluster %q already", ErrClusterUnfit, row.Name)
+		}
+	}
+	return nil
+}
+
+// sharesLock reports whether a lock that somebody has is seen in a cluster's database.
+func (d *Directory) sharesLock(ctx context.Context, row controlsql.Cluster, key int64) (bool, error) {
+	admin, err := d.administratorOf(row)
+	if err != nil {
+		return false, err
+	}
+	there, err := dialAdministrator(ctx, admin)
+	if err != nil {
+		return false, err
+	}
+	defer there.close()
+	free, err := there.q.TryLock(ctx, key)
+	return !free, err
 }
 
 // prepareCluster makes sure that an administrator may do what housing tenants takes, and closes the database.
@@ -283,6 +332,13 @@ func (d *Directory) tryCluster(ctx context.Context, row controlsql.Cluster) (add
 		return address, err
 	}
 	s.close()
+	if pooler := poolerAddress(row.PoolerUrl); pooler != "" {
+		conn, err := (&net.Dialer{Timeout: answerTime}).DialContext(ctx, "tcp", pooler)
+		if err != nil {
+			return address, fmt.Errorf("the pooler: %w", err)
+		}
+		_ = conn.Close()
+	}
 	return address, nil
 }
 
@@ -391,6 +447,9 @@ func (d *Directory) changeURL(ctx context.Context, row *controlsql.Cluster, chan
 		return fmt.Errorf("%w: tenants live in its database %q, the URL names %q", ErrClusterUnfit, *row.DatabaseName, admin.Database)
 	}
 	if err := d.checkTenantsAt(ctx, row.Name, admin); err != nil {
+		return err
+	}
+	if err := d.checkNoTwin(ctx, row.Name, admin); err != nil {
 		return err
 	}
 	if err := d.prepareCluster(ctx, admin, ClusterKind(row.Kind), row.Strategy); err != nil {

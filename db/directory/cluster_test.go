@@ -35,6 +35,26 @@ func wantClusters(tb testing.TB, d *Directory, want ...Cluster) {
 	}
 }
 
+// One database is one cluster: a tenant that is moved from it to itself would be lost.
+func TestADatabaseIsOneClusterOnly(t *testing.T) {
+	t.Parallel()
+	d, _ := newDirectory(t)
+	server := pgtest.Start(t, pgserver.Config{})
+	pgtest.Exec(t, server.URL(pgserver.Superuser, "postgres"), `CREATE DATABASE another OWNER `+pgserver.Administrator)
+	one, another := server.URL(pgserver.Administrator, pgserver.Database), server.URL(pgserver.Administrator, "another")
+	alias := strings.Replace(one, "127.0.0.1", "localhost", 1)
+	mustAddCluster(t, d, NewCluster{Name: "one", URL: one})
+	for _, url := range []string{one, alias} {
+		if err := d.AddCluster(t.Context(), NewCluster{Name: "same", URL: url}); !errors.Is(err, ErrClusterUnfit) {
+			t.Errorf("AddCluster of the same database: error = %v, want %v", err, ErrClusterUnfit)
+		}
+	}
+	mustAddCluster(t, d, NewCluster{Name: "another", URL: another})
+	if err := d.UpdateCluster(t.Context(), "one", ClusterChange{URL: alias}); err != nil {
+		t.Errorf("another address of its own: %v", err)
+	}
+}
+
 // withUser is a URL for another login.
 func withUser(tb testing.TB, in, user, password string) string {
 	tb.Helper()

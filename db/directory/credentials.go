@@ -156,15 +156,23 @@ func asOwnLogin(admin *pgx.ConnConfig, database, login, password string) *pgx.Co
 	return cc
 }
 
-// tryOwnLogin makes sure that a tenant's own login can connect.
+// tryOwnLogin makes sure that a tenant's own login can connect, and that the cluster's pooler lets it through.
 func (d *Directory) tryOwnLogin(ctx context.Context, row controlsql.Tenant, password string) error {
 	admin, err := d.administrator(ctx, row.Cluster)
 	if err != nil {
 		return err
 	}
 	login := ownLogin(row.RoleName)
-	if err := tryConnect(ctx, asOwnLogin(admin, row.DatabaseName, login, password)); err != nil {
+	direct := asOwnLogin(admin, row.DatabaseName, login, password)
+	if err := tryConnect(ctx, direct); err != nil {
 		return fmt.Errorf("connect as the tenant's login %q; see the server's pg_hba.conf: %w", login, err)
+	}
+	cc, err := d.forTenants(ctx, row.Cluster, direct)
+	if err != nil || cc == direct {
+		return err
+	}
+	if err := tryConnect(ctx, cc); err != nil {
+		return fmt.Errorf("the cluster's pooler does not let the tenant's new login %q through; let it ask the server (auth_query): %w", login, err)
 	}
 	return nil
 }

@@ -66,7 +66,14 @@ func (m *moving) ownHouse(ctx context.Context, site *session, at controlsql.Tena
 	if err != nil {
 		return err
 	}
-	return h.furnish(ctx, site, m.d.cfg.Logger)
+	if err := h.furnish(ctx, site, m.d.cfg.Logger); err != nil {
+		return err
+	}
+	password, err := m.d.sealer.open(ownerOfPassword(at.ID), at.EncryptedPassword)
+	if err != nil {
+		return err
+	}
+	return m.d.tryOwnLogin(ctx, at, string(password))
 }
 
 // keepPassword keeps the password of a tenant that has one at both places from being changed until the returned session is closed, and

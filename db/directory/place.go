@@ -34,6 +34,9 @@ func (d *Directory) choose(ctx context.Context, q *controlsql.Queries, w wish) (
 		if err := checkCitusStrategy(ClusterKind(candidates[0].Kind), w.strategy); err != nil {
 			return none, "", err
 		}
+		if candidates[0].Draining && !w.stays {
+			return none, "", fmt.Errorf("%w: the cluster %q is draining", ErrNoRoom, w.cluster)
+		}
 	}
 	candidates = slices.DeleteFunc(candidates, func(c controlsql.Cluster) bool {
 		return c.Draining && !w.stays || slices.Contains(w.passed, c.Name) || checkCitusStrategy(ClusterKind(c.Kind), w.strategy) != nil

@@ -95,6 +95,15 @@ func TestAClusterBehindAPooler(t *testing.T) {
 		}
 	}
 
+	// Nobody is housed where the pooler does not know the login.
+	if _, err := d.Create(t.Context(), on("second", withDatabase("late"))); !unreachable(err) {
+		t.Errorf("a sign-up that the pooler does not let through: error = %v", err)
+	}
+	if _, err := d.Move(t.Context(), there[0].ID, MoveOptions{Strategy: tenant.DatabaseStrategy}); !unreachable(err) {
+		t.Errorf("a move to where the pooler does not lead: error = %v", err)
+	}
+	wantServed(t, db, there[0])
+
 	if err := setPooler(t, d, "second", ""); err != nil {
 		t.Fatal(err)
 	}

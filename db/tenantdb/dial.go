@@ -1,6 +1,7 @@
 package tenantdb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func (e *engine) connect(ctx context.Context, d door) (*pgx.Conn, error) {
 			err = errors.New("Config.Login returned nothing")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("tenantdb: login %q on cluster %q: %w", d.Login, d.Cluster, &loginError{err})
+			return nil, fmt.Errorf("tenantdb: login %s on cluster %q: %w", cmp.Or(d.Login, "(default)"), d.Cluster, &loginError{err})
 		}
 	}
 	cc = cc.Copy()
@@ -162,7 +163,7 @@ func (e *engine) prepareSession(ctx context.Context, sv *server, conn *pgx.Conn)
 	}
 	if pid != conn.PgConn().PID() && e.cfg.Pooler == PoolerAuto && !sv.pooled.Swap(true) {
 		e.cfg.Logger.WarnContext(ctx, "a transaction pooler stands before PostgreSQL: named statements are off",
-			"hint", "set the pooler mode to transaction to say so")
+			"cluster", sv.name, "hint", "tenantdb.Config.Pooler says so in advance")
 	}
 	switch {
 	case fit:

@@ -156,8 +156,19 @@ func (o *outage) leave(err error, givenUp bool) {
 	case err == nil:
 		o.err = nil
 	case !givenUp && isOutage(err):
-		o.err, o.after = err, time.Now().Add(retryAfter)
+		o.err, o.after = anybodys(err), time.Now().Add(retryAfter)
 	}
+}
+
+// anybodys is what an outage says to others than the one who met it: nothing of that one's login and database.
+func anybodys(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return fmt.Errorf("connect: %w: %w", ErrUnavailable, pgErr)
+	}
+	var netErr *net.OpError
+	errors.As(err, &netErr) // as isOutage has seen
+	return fmt.Errorf("connect: %w: %w", ErrUnavailable, netErr)
 }
 
 // isOutage reports whether nobody answers at the server's address, or it says that it is not open yet. A connection that is lost, or gets

@@ -113,7 +113,7 @@ var outcomes = []struct {
 	{as[fieldErrors], http.StatusUnprocessableEntity, "Some fields need another look."},
 	{as[*directory.ValidationError], http.StatusUnprocessableEntity, "Some fields need another look."},
 	{isUnfit, http.StatusUnprocessableEntity, "A value does not fit."},
-	{is(tenantdb.ErrUnavailable), http.StatusServiceUnavailable, "This company's data cannot be reached at the moment. Nothing is lost. Try again in a while."},
+	{is(tenantdb.ErrUnavailable), http.StatusServiceUnavailable, "This company's data cannot be reached at the moment. Try again in a while."},
 	{isUnavailable, http.StatusServiceUnavailable, "The service is busy. Try again in a moment."},
 	{isLost, http.StatusServiceUnavailable, "The connection to this company's data was lost. Look what is there before you try again."},
 }

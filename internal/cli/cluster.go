@@ -202,7 +202,7 @@ type clusterSetCmd struct {
 	registryFlags
 
 	Name       string  `arg:"" help:"The cluster's name."`
-	URL        string  `name:"url" env:"LEASEHOLD_CLUSTER_URL" placeholder:"URL" help:"Another login, password or address, with the same database. Other users of this machine can see it as an argument: prefer the variable, or - for standard input."`
+	URL        string  `name:"url" placeholder:"URL" help:"Another login, password or address, with the same database. Other users of this machine can see it as an argument: prefer - for standard input."`
 	Strategy   string  `enum:"schema,database," default:"" placeholder:"schema|database" help:"How tenants are housed there from now on that do not say how."`
 	MaxTenants *maxInt `placeholder:"N|none" help:"How many tenants are put there at most."`
 	Pooler     *string `placeholder:"URL|none" help:"A transaction pooler such as PgBouncer, through which the tenants' logins connect: postgres://host:port, without a login."`
@@ -232,6 +232,9 @@ func (c *clusterSetCmd) Run(ctx context.Context, r *runner) error {
 	}
 	change := directory.ClusterChange{URL: url, Strategy: tenant.Strategy(c.Strategy), MaxTenants: (*int)(c.MaxTenants), LostKey: c.LostKey}
 	if c.Pooler != nil {
+		if *c.Pooler == "" {
+			return &config.Error{Setting: "--pooler", Err: errors.New("is empty"), Hint: "write postgres://host:port, or none"}
+		}
 		change.Pooler = new(strings.TrimPrefix(*c.Pooler, "none"))
 	}
 	if change.URL == "" && change.Strategy == "" && change.MaxTenants == nil && change.Pooler == nil {

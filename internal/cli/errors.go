@@ -22,6 +22,9 @@ import (
 // lockNotAvailable is the SQLSTATE of a statement that ran out of lock_timeout.
 const lockNotAvailable = "55P03"
 
+// checkURL is the hint where a server cannot be connected to.
+const checkURL = "check LEASEHOLD_DATABASE_URL or, of another cluster, its URL and pooler"
+
 // describe puts an error and what to do about it on one line.
 func describe(err error) string {
 	text := err.Error()
@@ -91,7 +94,7 @@ func hint(err error) string {
 	case errors.Is(err, directory.ErrSecretKey):
 		return "give every process the same LEASEHOLD_SECRET_KEY; to change it for all, run: leasehold migrate control --set-secret-key, with the old one as LEASEHOLD_OLD_SECRET_KEY"
 	case errors.Is(err, directory.ErrNoRoom):
-		return "add a cluster, or raise the bound of one: leasehold cluster list shows them"
+		return "add a cluster, raise the bound of one, or let tenants in again (leasehold cluster drain NAME --undo): leasehold cluster list shows them"
 	case errors.Is(err, directory.ErrNoCluster):
 		return "leasehold cluster list shows which there are"
 	case errors.Is(err, directory.ErrNotCitus):
@@ -138,9 +141,9 @@ func hint(err error) string {
 		return "another transaction holds a lock on what this needs; SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start LIMIT 5 " +
 			"shows the oldest ones: run it again when that is over"
 	case errors.As(err, &connect) && errors.As(err, &refused):
-		return "check LEASEHOLD_DATABASE_URL"
+		return checkURL
 	case errors.As(err, &connect):
-		return "check LEASEHOLD_DATABASE_URL, and that PostgreSQL is running there"
+		return checkURL + ", and that PostgreSQL is running there"
 	}
 	return ""
 }

@@ -125,9 +125,10 @@ func (c *tenantListCmd) Run(ctx context.Context, r *runner) error {
 	}
 	return r.print(views, func(w io.Writer) {
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		_, _ = fmt.Fprintln(table, "SUBDOMAIN\tCOMPANY\tSTATUS\tSCHEMA\tCREATED")
+		_, _ = fmt.Fprintln(table, "SUBDOMAIN\tCOMPANY\tSTATUS\tCLUSTER\tHOUSED BY\tSCHEMA\tCREATED")
 		for _, v := range views {
-			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", v.Subdomain, v.Company, v.Status, v.Schema, v.CreatedAt.Format(time.DateTime))
+			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Subdomain, v.Company, v.Status, v.Cluster, v.Strategy, v.Schema,
+				v.CreatedAt.Format(time.DateTime))
 		}
 		_ = table.Flush()
 		_, _ = fmt.Fprintf(w, "%d in all\n", len(views))

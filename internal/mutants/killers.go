@@ -75,6 +75,7 @@ var killers = map[string]string{
 	"a database's name is left out of the door":                   "TestTenantsOfBothStrategiesSideBySide",
 	"a tenant that moved keeps its pool":                          "TestATenantMovesToADatabaseOfItsOwn",
 	"the budget is not counted":                                   "TestTheDatabaseUsedLeastRecentlyMakesRoom",
+	"a server without a slot is an error at once":                 "TestAServerWithoutAFreeSlotIsWaitedFor",
 	"each call opens a connection":                                "TestADatabaseIsOpenedOnce",
 	"the database used last makes room":                           "TestTheDatabaseUsedLeastRecentlyMakesRoom",
 	"who waits never gets a busy tenant's connection":             "TestABusyDatabaseGivesWay",
