@@ -171,6 +171,9 @@ func (h Handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 func (h Handle) query(ctx context.Context, sql string, args []any) (*Rows, error) {
 	rows, err := h.queryOnce(ctx, sql, args)
+	if err != nil {
+		err = h.lookAgain(ctx, err)
+	}
 	if !h.mayRefresh(err) {
 		return rows, err
 	}

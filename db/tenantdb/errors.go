@@ -39,6 +39,7 @@ const (
 	codeFeatureNotSupported  = "0A000"
 	codeInvalidStatementName = "26000"
 	codeUndefinedFunction    = "42883"
+	codeUndefinedTable       = "42P01"
 	codeDatatypeMismatch     = "42804"
 	codeIndeterminateType    = "42P18"
 	codeCannotCoerce         = "42846"

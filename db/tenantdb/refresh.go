@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
@@ -16,6 +18,19 @@ func (h Handle) mayRefresh(err error) bool {
 	}
 	_, noLogin := errors.AsType[*loginError](err)
 	return noLogin || errors.Is(err, ErrScope)
+}
+
+// lookAgain tries the scope of a call that has not found its table: it may have been let in just before the tenant was moved away, and
+// looked for the table after that. Then the error is that of the scope. The statement has failed as a whole, before its first row.
+func (h Handle) lookAgain(ctx context.Context, err error) error {
+	var pgErr *pgconn.PgError
+	if h.e.cfg.Refresh == nil || !errors.As(err, &pgErr) || pgErr.Code != codeUndefinedTable {
+		return err
+	}
+	if _, now := asTag(h.queryOnce(ctx, "SELECT 1", nil)); h.mayRefresh(now) {
+		return now
+	}
+	return err
 }
 
 // refresh returns a handle under which such a call is to be sent once more, or the error that the call ends with.

@@ -3,6 +3,8 @@ package tenantdb_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -95,6 +97,57 @@ func TestRefreshIsAskedOnce(t *testing.T) {
 				asked = 0
 				if _, err := ask(ctx, db); !errors.Is(err, test.want) || asked != 1 {
 					t.Errorf("%s: %v, asked %d times", verb, err, asked)
+				}
+			}
+		})
+	}
+}
+
+// onFailure is a tracer that does something when a call fails for the first time.
+type onFailure struct {
+	once sync.Once
+	do   func()
+}
+
+func (o *onFailure) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+func (o *onFailure) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
+	if data.Err != nil {
+		o.once.Do(o.do)
+	}
+}
+
+// A call that was let in just before its tenant was moved away, and looks for its table after that, is sent to the new place.
+func TestATableThatIsGoneMayHaveMoved(t *testing.T) {
+	t.Parallel()
+	for _, moved := range []bool{true, false} {
+		t.Run(fmt.Sprint(moved), func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 2)
+			asked := 0
+			cc := f.connConfig(t)
+			cc.Tracer = &onFailure{do: func() {
+				if moved {
+					pgtest.Exec(t, f.url, "REVOKE "+f.tenants[0].Placement.Role+" FROM "+f.login)
+				}
+			}}
+			db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1, Refresh: func(_ context.Context, was *tenant.Tenant) (*tenant.Tenant, error) {
+				asked++
+				there := *was
+				there.Placement = f.tenants[1].Placement
+				return &there, nil
+			}})
+			pgtest.Exec(t, f.url, "ALTER TABLE "+f.tenants[0].Placement.Schema+".items RENAME TO old_items")
+			owner, err := ownerOf["QueryRow"](f.ctx(t, 0), db)
+			if moved && (err != nil || owner != "co-1" || asked != 1) {
+				t.Errorf("%q %v, asked %d times", owner, err, asked)
+			}
+			if !moved {
+				wantCode(t, err, "42P01")
+				if asked != 0 {
+					t.Errorf("asked %d times", asked)
 				}
 			}
 		})
