@@ -44,7 +44,11 @@ func (h house) ensureRoleSQL() string {
 }
 
 func (m *moving) ownHouse(ctx context.Context, site *session, at controlsql.Tenant) error {
-	verifier, err := m.verifier(at.EncryptedPassword)
+	password, err := m.d.sealer.open(ownerOfPassword(m.id), at.EncryptedPassword)
+	if err != nil {
+		return err
+	}
+	verifier, err := scram.Verifier(string(password))
 	if err != nil {
 		return err
 	}
@@ -67,10 +71,6 @@ func (m *moving) ownHouse(ctx context.Context, site *session, at controlsql.Tena
 		return err
 	}
 	if err := h.furnish(ctx, site, m.d.cfg.Logger); err != nil {
-		return err
-	}
-	password, err := m.d.sealer.open(ownerOfPassword(at.ID), at.EncryptedPassword)
-	if err != nil {
 		return err
 	}
 	return m.d.tryOwnLogin(ctx, at, string(password))
@@ -103,7 +103,11 @@ func (m *moving) followPassword(ctx context.Context) error {
 	case bytes.Equal(row.EncryptedPassword, m.move.EncryptedPassword):
 		return nil
 	}
-	verifier, err := m.verifier(row.EncryptedPassword)
+	password, err := m.d.sealer.open(ownerOfPassword(m.id), row.EncryptedPassword)
+	if err != nil {
+		return err
+	}
+	verifier, err := scram.Verifier(string(password))
 	if err != nil {
 		return err
 	}
@@ -119,15 +123,6 @@ func (m *moving) followPassword(ctx context.Context) error {
 		return err
 	}
 	return m.session.q.SetMovePassword(ctx, controlsql.SetMovePasswordParams{TenantID: m.id, Sealed: row.EncryptedPassword})
-}
-
-// verifier is what the server is told of a sealed password.
-func (m *moving) verifier(sealed []byte) (string, error) {
-	password, err := m.d.sealer.open(ownerOfPassword(m.id), sealed)
-	if err != nil {
-		return "", err
-	}
-	return scram.Verifier(string(password))
 }
 
 // dropCopy drops one of a tenant's two copies, which nobody uses: the schema of that name, or the database. Role and login stay if the

@@ -46,7 +46,7 @@ type seenLogin struct {
 
 // seenAs is taken before the server is asked, so that what was seen on one server is never said of another.
 func (d *Directory) seenAs(login clusterLogin) seenLogin {
-	return seenLogin{login, string(d.administrators.get(login.cluster).sealed)}
+	return seenLogin{login, string(d.administrators.get(login.cluster).row.EncryptedUrl)}
 }
 
 func atDefault(number int32) clusterLogin { return clusterLogin{tenant.DefaultCluster, number} }

@@ -18,13 +18,12 @@ import (
 // administrators remembers how to connect to clusters as their administrators. It is safe for concurrent use.
 type administrators struct {
 	mu    sync.Mutex
-	known map[string]administrator      // by the cluster's name; guarded by mu
-	rows  map[string]controlsql.Cluster // what was read last; guarded by mu
-	down  map[string]time.Time          // when the cluster could not be reached; guarded by mu
+	known map[string]administrator // by the cluster's name; guarded by mu
+	down  map[string]time.Time     // when the cluster could not be reached; guarded by mu
 }
 
 func newAdministrators() *administrators {
-	return &administrators{known: map[string]administrator{}, rows: map[string]controlsql.Cluster{}, down: map[string]time.Time{}}
+	return &administrators{known: map[string]administrator{}, down: map[string]time.Time{}}
 }
 
 // avoidTime is how long a cluster that could not be reached is the last choice for new tenants: each try may take some seconds.
@@ -44,8 +43,8 @@ func (a *administrators) avoided(cluster string) bool {
 }
 
 type administrator struct {
-	sealed []byte // what the registry had when conn was made of it
-	conn   *pgx.ConnConfig
+	row  controlsql.Cluster // as it was read last
+	conn *pgx.ConnConfig    // made of the row's URL; nil if that was not opened yet
 }
 
 // readCluster reads a cluster's row; while the registry cannot be reached, what was read last holds.
@@ -55,13 +54,13 @@ func (d *Directory) readCluster(ctx context.Context, cluster string) (controlsql
 	row, err := d.queries.GetCluster(readCtx, cluster)
 	switch {
 	case err == nil:
-		d.administrators.remember(row)
+		d.administrators.set(row, nil)
 		return row, nil
 	case errors.Is(err, pgx.ErrNoRows):
 		return row, fmt.Errorf("%w: %q", ErrNoCluster, cluster)
 	case ctx.Err() == nil && sqlState(err) == "":
-		if last, ok := d.administrators.last(cluster); ok {
-			return last, nil
+		if last := d.administrators.get(cluster); last.row.Name != "" {
+			return last.row, nil
 		}
 	}
 	return row, fmt.Errorf("directory: read the cluster %q: %w", cluster, err)
@@ -73,23 +72,14 @@ func (a *administrators) get(cluster string) administrator {
 	return a.known[cluster]
 }
 
-func (a *administrators) set(cluster string, known administrator) {
+// set notes what was read, and what was made of it: nil keeps what was made of the same URL before.
+func (a *administrators) set(row controlsql.Cluster, conn *pgx.ConnConfig) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.known[cluster] = known
-}
-
-func (a *administrators) last(cluster string) (controlsql.Cluster, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	row, ok := a.rows[cluster]
-	return row, ok
-}
-
-func (a *administrators) remember(row controlsql.Cluster) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.rows[row.Name] = row
+	if last := a.known[row.Name]; conn == nil && bytes.Equal(last.row.EncryptedUrl, row.EncryptedUrl) {
+		conn = last.conn
+	}
+	a.known[row.Name] = administrator{row, conn}
 }
 
 // administrator returns how to connect to a cluster as its administrator, to the database for tenants that are housed by schema.
@@ -111,7 +101,7 @@ func (d *Directory) administratorOf(row controlsql.Cluster) (*pgx.ConnConfig, er
 	if row.Name == tenant.DefaultCluster {
 		return d.cfg.ConnConfig, nil
 	}
-	if last := d.administrators.get(row.Name); last.conn != nil && bytes.Equal(last.sealed, row.EncryptedUrl) {
+	if last := d.administrators.get(row.Name); last.conn != nil && bytes.Equal(last.row.EncryptedUrl, row.EncryptedUrl) {
 		return last.conn, nil
 	}
 	url, err := d.sealer.open(ownerOfURL(row.Name), row.EncryptedUrl)
@@ -122,7 +112,7 @@ func (d *Directory) administratorOf(row controlsql.Cluster) (*pgx.ConnConfig, er
 	if err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", row.Name, err)
 	}
-	d.administrators.set(row.Name, administrator{sealed: row.EncryptedUrl, conn: conn})
+	d.administrators.set(row, conn)
 	return conn, nil
 }
 

@@ -56,10 +56,9 @@ func (c *clusterRebalanceCmd) Run(ctx context.Context, r *runner) error {
 }
 
 type clusterMoveTenantCmd struct {
-	registryFlags
+	registeredTenant
 
-	Subdomain string `arg:"" help:"The tenant's subdomain, or its id."`
-	ToNode    string `name:"to-node" required:"" placeholder:"HOST:PORT" help:"The node, as Citus knows it; leasehold cluster rebalance shows which there are."`
+	ToNode string `name:"to-node" required:"" placeholder:"HOST:PORT" help:"The node, as Citus knows it; leasehold cluster rebalance shows which there are."`
 }
 
 // Run moves the tenant.
@@ -67,15 +66,11 @@ func (c *clusterMoveTenantCmd) Run(ctx context.Context, r *runner) error {
 	if err := checkNode(c.ToNode); err != nil {
 		return err
 	}
-	dir, err := c.open(ctx, r)
+	dir, t, err := c.open(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	t, err := find(ctx, dir, c.Subdomain)
-	if err != nil {
-		return err
-	}
 	return moveToNode(ctx, r, dir, t, c.ToNode)
 }
 

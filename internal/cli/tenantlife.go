@@ -46,6 +46,21 @@ func (c oneTenant) open(ctx context.Context, r *runner) (*directory.Directory, *
 	return c.openWith(ctx, r, keys{})
 }
 
+// registeredTenant is oneTenant for commands that need the secret key.
+type registeredTenant struct {
+	registryFlags
+
+	Subdomain string `arg:"" help:"The tenant's subdomain, or its id."`
+}
+
+func (c registeredTenant) open(ctx context.Context, r *runner) (*directory.Directory, *tenant.Tenant, error) {
+	secret, err := keysOf(c.Secret)
+	if err != nil {
+		return nil, nil, err
+	}
+	return oneTenant{c.Database, c.Subdomain}.openWith(ctx, r, secret)
+}
+
 // openWith is open for commands that may have to do with other clusters.
 func (c oneTenant) openWith(ctx context.Context, r *runner, secret keys) (*directory.Directory, *tenant.Tenant, error) {
 	dir, err := openDirectory(ctx, c.Database, secret, nil, r.quiet(ctx))

@@ -22,23 +22,18 @@ type tenantTransfer struct {
 }
 
 type tenantExportCmd struct {
-	registryFlags
+	registeredTenant
 
-	Subdomain string `arg:"" help:"The tenant's subdomain, or its id."`
-	Out       string `required:"" type:"path" placeholder:"FILE" help:"The file to write, which must not be there yet."`
+	Out string `required:"" type:"path" placeholder:"FILE" help:"The file to write, which must not be there yet."`
 }
 
 // Run exports the tenant.
 func (c *tenantExportCmd) Run(ctx context.Context, r *runner) error {
-	dir, err := c.open(ctx, r)
+	dir, t, err := c.open(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	t, err := find(ctx, dir, c.Subdomain)
-	if err != nil {
-		return err
-	}
 	exported, err := dir.Export(ctx, t.ID, c.Out)
 	if err != nil {
 		return err
@@ -80,9 +75,8 @@ func (c *tenantImportCmd) Run(ctx context.Context, r *runner) error {
 }
 
 type tenantMoveCmd struct {
-	registryFlags
+	registeredTenant
 
-	Subdomain  string        `arg:"" help:"The tenant's subdomain, or its id."`
 	ToStrategy string        `name:"to-strategy" enum:"schema,database," default:"" placeholder:"schema|database" help:"How it is to be housed. Defaults to how it is."`
 	ToCluster  string        `name:"to-cluster" placeholder:"NAME" help:"Where it is to live. Defaults to where it does."`
 	ToNode     string        `name:"to-node" placeholder:"HOST:PORT" help:"The node of its Citus cluster that it is to be on, as Citus knows it."`
@@ -96,15 +90,11 @@ func (c *tenantMoveCmd) Run(ctx context.Context, r *runner) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	dir, err := c.open(ctx, r)
+	dir, t, err := c.open(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	t, err := find(ctx, dir, c.Subdomain)
-	if err != nil {
-		return err
-	}
 	switch {
 	case c.ToNode != "":
 		return moveToNode(ctx, r, dir, t, c.ToNode)
