@@ -233,6 +233,10 @@ func TestASignUpWhoseEndIsNotKnownIsLookedUp(t *testing.T) {
 		t.Error("Create succeeded over a broken connection")
 	}
 	mustExec(t, admin, `DROP FUNCTION leasehold.cut CASCADE`)
+	waitFor(t, "the server has released what the broken connection held", func() bool {
+		return query[bool](t, admin, `SELECT NOT EXISTS (SELECT FROM pg_locks JOIN pg_database d ON d.oid = database
+			WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock')`)
+	})
 	wantSpares(t, d, admin, 1)
 	mustCreate(t, d, "globex")
 }

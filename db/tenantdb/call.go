@@ -162,13 +162,16 @@ var errArguments = errors.New("wrong number of arguments")
 // an outdated description causes. Inside a transaction the error has ended it, unless it came out of a check, from which there is
 // a way back. The error that it returns is the caller's if there is no repeat.
 func (r *Rows) mayRepeat(desc *description, sure bool, err error) (bool, error) {
-	switch {
+	switch outdated := planIsStale(err) || typesDisagree(err, sure); {
 	case desc == nil || !r.sent:
 		return false, err
-	case r.lease.pg.IsClosed(): // maybe because the call was called off, which then is why it is not repeated
+	case r.lease.pg.IsClosed(): // because the call was called off or the connection lost, which then is why it is not repeated
+		if outdated {
+			err = fmt.Errorf("%w: %w", pgconn.ErrConnClosed, err)
+		}
 		return false, becauseOf(r.ctx, err)
 	case r.tx == nil:
-		return r.flight.unfit || planIsStale(err) || typesDisagree(err, sure), err
+		return r.flight.unfit || outdated, err
 	case !r.flight.unfit:
 		return false, err
 	}

@@ -23,6 +23,16 @@ func openMisfit(t *testing.T, wrap func(conn net.Conn, failed *atomic.Bool) net.
 	t.Helper()
 	f := newFleet(t, 2)
 	f.admin(t, 1, "ALTER TABLE items ALTER qty TYPE bigint")
+	db := openWrapped(t, f, wrap)
+	if _, err := db.Exec(f.ctx(t, 0), misfit, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	return f, db
+}
+
+// openWrapped opens f through one connection that wrap makes, which must come to set failed.
+func openWrapped(t *testing.T, f *fleet, wrap func(conn net.Conn, failed *atomic.Bool) net.Conn) *tenantdb.DB {
+	t.Helper()
 	cc := f.connConfig(t)
 	dial := cc.DialFunc
 	failed := new(atomic.Bool)
@@ -33,23 +43,21 @@ func openMisfit(t *testing.T, wrap func(conn net.Conn, failed *atomic.Bool) net.
 		}
 		return wrap(conn, failed), nil
 	}
-	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
-	if _, err := db.Exec(f.ctx(t, 0), misfit, 1, 1); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		if !failed.Load() {
-			t.Error("the guard has not failed: the test does not test")
+			t.Error("the error that was waited for has not come: the test does not test")
 		}
 	})
-	return f, db
+	return f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
 }
 
 // The error by which the engine tells itself that a description does not fit is not the caller's, also when the connection is
 // lost with it.
 func TestTheGuardsErrorIsNotTheCallers(t *testing.T) {
 	t.Parallel()
-	f, db := openMisfit(t, func(conn net.Conn, failed *atomic.Bool) net.Conn { return &cutAfterError{conn, failed} })
+	f, db := openMisfit(t, func(conn net.Conn, failed *atomic.Bool) net.Conn {
+		return &cutAfterError{conn, "22012", failed}
+	})
 	_, err := db.Exec(f.ctx(t, 1), misfit, 1, 1)
 	var pgErr *pgconn.PgError
 	if err == nil || errors.As(err, &pgErr) {
@@ -92,10 +100,11 @@ func (c *muteAfterError) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// cutAfterError loses the connection after the first division by zero.
+// cutAfterError loses the connection after the first error of a code.
 type cutAfterError struct {
 	net.Conn
-	cut *atomic.Bool
+	code string
+	cut  *atomic.Bool
 }
 
 func (c *cutAfterError) Read(b []byte) (int, error) {
@@ -103,13 +112,42 @@ func (c *cutAfterError) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := c.Conn.Read(b)
-	if bytes.Contains(b[:n], []byte("C22012\x00")) {
+	if bytes.Contains(b[:n], []byte("C"+c.code+"\x00")) {
 		c.cut.Store(true)
 		if ready := bytes.LastIndex(b[:n], []byte("Z\x00\x00\x00\x05")); ready >= 0 {
 			n = ready
 		}
 	}
 	return n, err
+}
+
+// A statement whose plan was out of date would have been sent again. If the connection is lost, the caller is told that, and not the
+// error of the plan alone, which is none of the caller's.
+func TestAStalePlanWhoseConnectionIsLostSaysSo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	db := openWrapped(t, f, func(conn net.Conn, failed *atomic.Bool) net.Conn {
+		if failed.Load() {
+			return conn
+		}
+		return &cutAfterError{conn, "0A000", failed}
+	})
+	read := func() error {
+		var qty int64
+		return db.QueryRow(f.ctx(t, 0), "SELECT qty FROM items WHERE id = $1", 1).Scan(&qty)
+	}
+	for range 3 { // it gets a name
+		if err := read(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.admin(t, 0, "ALTER TABLE items ALTER qty TYPE bigint")
+	if err := read(); !errors.Is(err, pgconn.ErrConnClosed) {
+		t.Errorf("got %v (%T), want pgconn.ErrConnClosed", err, err)
+	}
+	if err := read(); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
 }
 
 // What comes after the loss of a connection says so as pgx does.

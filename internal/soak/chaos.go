@@ -256,7 +256,7 @@ func (l *landlord) drift(ctx context.Context, h *house) error {
 }
 
 func (l *landlord) hide(ctx context.Context, h *house) error {
-	err := l.exec(ctx, h, "ALTER SCHEMA "+h.Placement.Schema+" RENAME TO "+h.Placement.Schema+"_away")
+	err := l.exec(ctx, h, "ALTER SCHEMA "+h.Placement.Schema+" RENAME TO "+h.awayName())
 	if err == nil {
 		l.did.renames++
 	}
@@ -264,7 +264,7 @@ func (l *landlord) hide(ctx context.Context, h *house) error {
 }
 
 func (l *landlord) unhide(ctx context.Context, h *house) error {
-	return l.exec(ctx, h, "ALTER SCHEMA "+h.Placement.Schema+"_away RENAME TO "+h.Placement.Schema)
+	return l.exec(ctx, h, "ALTER SCHEMA "+h.awayName()+" RENAME TO "+h.Placement.Schema)
 }
 
 // raze audits a schema under lock and drops it.

@@ -37,6 +37,9 @@ func newHouse(t *tenant.Tenant) *house {
 	return h
 }
 
+// awayName is what the schema is called while the landlord hides it.
+func (h *house) awayName() string { return h.Placement.Schema + "_away" }
+
 // newIDs returns the first of n ids that nobody has or will have.
 func (h *house) newIDs(n int32) int32 { return h.lastID.Add(n) - n }
 
@@ -89,6 +92,8 @@ type books struct {
 	added, rows, idSum int64
 	// doubtful are effects of which nobody knows whether they were committed.
 	doubtful []effect
+	// late are those of the schema before this one: a backend whose caller has gone, and who waited for its lock, finds this one.
+	late []effect
 }
 
 func (b *books) enter(e effect) {
@@ -152,7 +157,7 @@ func (t *ticket) close(o outcome) {
 func (h *house) snapshot() (sure books, doubts []effect) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	doubts = append(doubts, h.books.doubtful...)
+	doubts = append(append(doubts, h.books.doubtful...), h.books.late...)
 	for t := range h.open {
 		if !t.effect.empty() {
 			doubts = append(doubts, effect{t.effect.added, append([]block(nil), t.effect.blocks...)})
@@ -167,7 +172,7 @@ func (h *house) closeBooks() books {
 	defer h.mu.Unlock()
 	old := h.books
 	h.era++
-	h.books = books{}
+	h.books = books{late: old.doubtful}
 	return old
 }
 

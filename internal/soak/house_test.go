@@ -118,6 +118,22 @@ func TestBooksAreOfOneSchema(t *testing.T) {
 	}
 }
 
+// A write whose caller has gone may wait for the schema's lock, and go into the next one after all. It does not wait twice.
+func TestAWriteMayComeLate(t *testing.T) {
+	t.Parallel()
+	h := testHouse()
+	ticket := h.newTicket()
+	ticket.intend(1, block{1000, 1})
+	ticket.close(unknown)
+	for era, want := range []int{1, 1, 0} {
+		if _, doubts := h.snapshot(); len(doubts) != want {
+			t.Errorf("era %d: %d in doubt, want %d", era, len(doubts), want)
+		}
+		h.closeBooks()
+		h.openBooks()
+	}
+}
+
 func TestBooksOfASchemaThatWasNotDroppedAfterAll(t *testing.T) {
 	t.Parallel()
 	h := testHouse()

@@ -187,8 +187,8 @@ func (c *call) pinned(ctx context.Context) error {
 		"LISTEN " + channel,
 		"NOTIFY " + channel + ", '" + string(c.house.Slug) + "'",
 	}
-	if c.house.temporary { // one that would stand before the tenant's own, if it could
-		sqls = append(sqls, "CREATE TEMP TABLE items AS SELECT 0 AS id, 'nobody' AS owner, 'nothing' AS mood, 0 AS qty")
+	if c.house.temporary { // one that would stand before the tenant's own, if it could. It lacks what is written.
+		sqls = append(sqls, "CREATE TEMP TABLE items AS SELECT 0 AS id, '"+nobody+"' AS owner, 'nothing' AS mood")
 	}
 	for _, sql := range sqls {
 		if _, err := s.Exec(ctx, sql); err != nil {

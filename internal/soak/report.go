@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -30,7 +31,7 @@ type report struct {
 	wrong      int64 // rows
 	names      int64
 	faults     int64
-	faultText  []string
+	faultText  []string // the wrong rows first
 	unmet      []string // quotas
 }
 
@@ -46,7 +47,7 @@ func (r *report) sum(s *soak) {
 		r.checkConnections(s)
 		r.checkQuotas()
 	}
-	r.wrong, r.names, r.faults, r.faultText = s.wrong.Load(), s.names.Load(), s.faults, s.faultText
+	r.wrong, r.names, r.faults, r.faultText = s.wrong.Load(), s.names.Load(), s.faults, slices.Concat(s.wrongText, s.faultText)
 }
 
 // checkConnections finds connections that were lost without a kill, and those that were thrown away without a reason. Behind a

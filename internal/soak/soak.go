@@ -74,24 +74,33 @@ type soak struct {
 
 	mu        sync.Mutex
 	faults    int64
-	faultText []string // the first ones
+	wrongText []string // of the first wrong rows
+	faultText []string // of the first other faults
 }
 
 const (
-	// maxFaultText is how many faults are told in full.
+	// maxFaultText is how many wrong rows are told in full, and how many other faults.
 	maxFaultText = 20
 	// maxFaults is how many it takes to give up: no more can be learnt, and a door without connections takes for ever.
 	maxFaults = 200
 )
 
-func (s *soak) fault(format string, args ...any) {
+func (s *soak) fault(format string, args ...any) { s.find(&s.faultText, format, args...) }
+
+// wrongRows is the fault of n rows or settings of another tenant.
+func (s *soak) wrongRows(n int64, format string, args ...any) {
+	s.wrong.Add(n)
+	s.find(&s.wrongText, format, args...)
+}
+
+func (s *soak) find(texts *[]string, format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.faults++; s.faults == maxFaults {
 		s.giveUp()
 	}
-	if len(s.faultText) < maxFaultText {
-		s.faultText = append(s.faultText, fmt.Sprintf(format, args...))
+	if len(*texts) < maxFaultText {
+		*texts = append(*texts, fmt.Sprintf(format, args...))
 	}
 }
 

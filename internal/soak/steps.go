@@ -104,7 +104,7 @@ func (c *call) whoAmI(ctx context.Context, q querier) error {
 	var user, note, timeout string
 	var schema pgtype.Text
 	err := q.QueryRow(ctx, whoSQL).Scan(&user, &schema, &note, &timeout)
-	nowhere := !schema.Valid || strings.HasPrefix(schema.String, "pg_temp")
+	nowhere := !schema.Valid || strings.HasPrefix(schema.String, "pg_temp") || schema.String == c.house.awayName()
 	switch {
 	case sqlstate(err) == lackOfPrivilege: // with no schema before it, pg_temp is the first
 		return fmt.Errorf("%w: %w", errNowhere, err)

@@ -157,21 +157,27 @@ func (c circumstances) judge(err error) class {
 			return other
 		}
 		return schemaMissing
-	case code == adminShutdown, c.pooled && code == protocolViolation, code == "" && lostConnection(err):
+	case code == adminShutdown, c.pooled && code == protocolViolation, (code == "" || c.stale(code)) && lostConnection(err):
 		return terminated
 	case code == serializationCode, code == deadlock:
 		return serialization
 	case !still && (missesObject(code) || errors.Is(err, errNowhere)):
 		return schemaChanged
-	case c.unrepeatable && c.after.changed() && missesType(code):
+	case c.unrepeatable && c.stale(code):
 		return stalePlan
 	}
 	return other
 }
 
+// stale reports whether code is that of a statement which was prepared for a schema that has changed since.
+func (c circumstances) stale(code string) bool { return c.after.changed() && missesType(code) }
+
 // ownEnd judges an error of an operation whose context has ended. It returns fine if the context does not explain it.
 func (c circumstances) ownEnd(err error) class {
 	code := sqlstate(err)
+	if c.stale(code) && isContextEnd(err) {
+		code = "" // it would have been sent again, but for the end of its context
+	}
 	if code != "" && code != queryCanceled || errors.Is(err, tenant.ErrNoTenant) || errors.Is(err, tenant.ErrMismatch) ||
 		errors.Is(err, tenantdb.ErrRefused) || errors.Is(err, tenantdb.ErrScope) || errors.Is(err, tenantdb.ErrClosed) {
 		return fine

@@ -110,8 +110,7 @@ func (w *worker) do(rng *rand.Rand) bool {
 	w.count[p.number][cl]++
 	switch cl {
 	case wrongRow:
-		w.wrong.Add(1)
-		w.fault("%s: %v", p.kind.name, err)
+		w.wrongRows(1, "%s of %s, %s: %v", p.kind.name, p.house.Slug, around, err)
 	case other:
 		w.fault("%s of %s, %s: %s", p.kind.name, p.house.Slug, around, describe(err))
 	}
