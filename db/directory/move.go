@@ -59,6 +59,55 @@ type MoveProgress struct {
 	Rows int64 `json:"rows,omitempty"`
 }
 
+// MoveState says how far a move has come.
+type MoveState string
+
+// The states of a move.
+const (
+	// MoveRunning is a move that has not taken effect. If its process is gone, RecoverMoves undoes it.
+	MoveRunning MoveState = moveRunning
+	// MoveAborting is a move that will not take effect and is being undone.
+	MoveAborting MoveState = "aborting"
+	// MoveSwitched is a move that has taken effect. If its process is gone, RecoverMoves does what is left to do.
+	MoveSwitched MoveState = moveSwitched
+	// MoveUnconfirmed is a move of which nothing is left to do but to drop the old copy: see ConfirmMove.
+	MoveUnconfirmed MoveState = "unconfirmed"
+)
+
+// OpenMove is a move that has neither been undone nor confirmed.
+type OpenMove struct {
+	Tenant *tenant.Tenant
+	State  MoveState
+	// From and To are the places. The tenant is at From until the move is MoveSwitched.
+	From, To tenant.Placement
+	// StartedAt is when the move began, SwitchedAt when it took effect; zero if it has not.
+	StartedAt, SwitchedAt time.Time
+}
+
+// Moves returns the moves that have neither been undone nor confirmed, the oldest first: those under way, those that were broken off,
+// and those whose old copy takes up room. It asks the registry only.
+func (d *Directory) Moves(ctx context.Context) ([]OpenMove, error) {
+	rows, err := d.queries.ListMoves(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("directory: list moves: %w", err)
+	}
+	moves := make([]OpenMove, len(rows))
+	for i, row := range rows {
+		m := moving{d: d, row: row.Tenant, move: row.Move}
+		moves[i] = OpenMove{
+			Tenant: d.fromRow(row.Tenant), State: MoveState(row.Move.State), From: d.fromRow(m.source()).Placement, To: d.fromRow(m.target()).Placement,
+			StartedAt: row.Move.StartedAt,
+		}
+		if row.Move.SwitchedAt != nil {
+			moves[i].SwitchedAt = *row.Move.SwitchedAt
+		}
+		if row.Move.Finished {
+			moves[i].State = MoveUnconfirmed
+		}
+	}
+	return moves, nil
+}
+
 // Move moves a living tenant to another cluster, to a database of its own, or out of one, and returns its new record. The tenant is
 // served meanwhile. For the last step its calls are held, usually for less than a second; with tenantdb.Config.Refresh set to Await
 // they wait, without it they fail with tenantdb.ErrScope. Migrations of the tenant wait.

@@ -203,12 +203,23 @@ func TestMoveOnOneServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.await(t, 5)
+			switch moves, err := d.Moves(t.Context()); {
+			case err != nil || len(moves) != 1:
+				t.Errorf("%d moves: %v", len(moves), err)
+			case moves[0].State != MoveUnconfirmed || moves[0].Tenant.ID != created.ID || moves[0].SwitchedAt.Before(moves[0].StartedAt):
+				t.Errorf("the move is %+v", moves[0])
+			case moves[0].From != created.Placement || moves[0].To != there.Placement:
+				t.Errorf("from %+v to %+v, want from %+v to %+v", moves[0].From, moves[0].To, created.Placement, there.Placement)
+			}
 			// The record of before leads to the new place, too.
 			if _, err := db.For(created).Exec(t.Context(), "INSERT INTO notes (body) VALUES ('late')"); err != nil {
 				t.Error(err)
 			}
 			if err := d.ConfirmMove(t.Context(), created.ID); err != nil {
 				t.Fatal(err)
+			}
+			if moves, err := d.Moves(t.Context()); len(moves) != 0 || err != nil {
+				t.Errorf("moves after the confirmation: %+v, %v", moves, err)
 			}
 			w.await(t, 5)
 			stop()

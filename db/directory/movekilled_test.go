@@ -70,6 +70,13 @@ func TestMoverIsKilled(t *testing.T) {
 			w, stop := write(t, d, db, "acme")
 			w.await(t, 5)
 			killMover(t, url, step)
+			if want, ok := map[transfer.Step]MoveState{
+				transfer.StepCopy: MoveRunning, transfer.StepCompare: MoveRunning, transfer.StepFinish: MoveSwitched,
+			}[step]; ok { // no call is held, so nobody has settled it
+				if moves, err := d.Moves(t.Context()); err != nil || len(moves) != 1 || moves[0].State != want {
+					t.Errorf("moves: %+v, %v, want one that is %s", moves, err, want)
+				}
+			}
 			// It is settled by the first call that is held, or by the next process that starts.
 			w.await(t, 5)
 			conn := connectTo(t, url)

@@ -207,20 +207,14 @@ func (d *Directory) RecoverMoves(ctx context.Context) (int, error) {
 		settled int
 		errs    []error
 	)
-	for _, move := range moves {
-		if move.Finished {
-			row, err := d.queries.GetTenant(ctx, move.TenantID)
-			if err != nil {
-				return settled, fmt.Errorf("directory: recover moves: %w", err)
-			}
-			if row.Status != tenant.Deleted {
-				continue
-			}
+	for _, row := range moves {
+		if row.Move.Finished && row.Tenant.Status != tenant.Deleted {
+			continue
 		}
-		switch err := d.settleMove(ctx, move.TenantID); {
+		switch err := d.settleMove(ctx, row.Tenant.ID); {
 		case errors.Is(err, ErrMoving):
 		case err != nil:
-			errs = append(errs, fmt.Errorf("directory: recover the move of tenant %s: %w", move.TenantID, err))
+			errs = append(errs, fmt.Errorf("directory: recover the move of tenant %q: %w", row.Tenant.Slug, err))
 		default:
 			settled++
 		}

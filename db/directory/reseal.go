@@ -48,7 +48,8 @@ func (d *Directory) resealMoves(ctx context.Context) (n int, failure error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, move := range moves {
+	for _, row := range moves {
+		move := row.Move
 		sealed, changed, err := d.sealer.reseal(ownerOfPassword(move.TenantID), move.EncryptedPassword)
 		if err != nil {
 			failure = err

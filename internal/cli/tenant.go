@@ -178,6 +178,16 @@ func (c *tenantShowCmd) Run(ctx context.Context, r *runner) error {
 			}
 		}
 	}
+	moves, err := dir.Moves(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range moves {
+		if m.Tenant.ID == t.ID {
+			move := newMoveView(m)
+			view.Move = &move
+		}
+	}
 	return r.print(view, func(w io.Writer) { view.write(w) })
 }
 
@@ -211,6 +221,7 @@ type tenantView struct {
 	CreatedAt    time.Time    `json:"created_at"`
 	UpdatedAt    time.Time    `json:"updated_at"`
 	DeleteAfter  time.Time    `json:"delete_after,omitzero"` // of one that is to be deleted
+	Move         *moveView    `json:"move,omitempty"`        // that is not over
 	Domains      []domainView `json:"domains,omitempty"`
 	Events       []eventView  `json:"events,omitempty"`
 }
@@ -240,6 +251,9 @@ func (v tenantView) write(w io.Writer) {
 	}
 	if !v.DeleteAfter.IsZero() {
 		lines = append(lines, [2]string{"data dropped after", v.DeleteAfter.Format(time.DateTime)})
+	}
+	if v.Move != nil {
+		lines = append(lines, [2]string{"move", fmt.Sprintf("%s: from %s to %s; to end it: %s", v.Move.State, v.Move.From, v.Move.To, v.Move.next())})
 	}
 	for _, d := range v.Domains {
 		text := d.Domain

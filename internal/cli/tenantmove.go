@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"text/tabwriter"
 	"time"
 
 	"github.com/leasehold-go/leasehold/db/directory"
@@ -19,6 +20,7 @@ type tenantTransfer struct {
 	Export tenantExportCmd `cmd:"" help:"Write all data of a tenant to a file."`
 	Import tenantImportCmd `cmd:"" help:"Make a new tenant out of such a file."`
 	Move   tenantMoveCmd   `cmd:"" help:"Move a tenant to another server, into a database of its own or out of one, while it is used."`
+	Moves  tenantMovesCmd  `cmd:"" help:"List the moves that are not over: under way, broken off, or with an old copy that was not dropped."`
 }
 
 type tenantExportCmd struct {
@@ -146,6 +148,74 @@ func (c *tenantMoveCmd) end(ctx context.Context, r *runner, dir *directory.Direc
 		return err
 	}
 	return r.print(newTenantView(now), func(w io.Writer) { _, _ = fmt.Fprintf(w, text, now.Slug) })
+}
+
+type tenantMovesCmd struct {
+	config.Database `group:"Database"`
+}
+
+// Run lists the moves.
+func (c *tenantMovesCmd) Run(ctx context.Context, r *runner) error {
+	dir, err := openDirectory(ctx, c.Database, keys{}, nil, r.quiet(ctx))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	moves, err := dir.Moves(ctx)
+	if err != nil {
+		return err
+	}
+	views := make([]moveView, len(moves))
+	for i, m := range moves {
+		views[i] = newMoveView(m)
+	}
+	return r.print(views, func(w io.Writer) {
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		_, _ = fmt.Fprintln(table, "SUBDOMAIN\tFROM\tTO\tSTATE\tSTARTED\tTO END IT")
+		for _, v := range views {
+			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", v.Subdomain, v.From, v.To, v.State, v.StartedAt.Format(time.DateTime), v.next())
+		}
+		_ = table.Flush()
+		_, _ = fmt.Fprintf(w, "%d in all\n", len(views))
+	})
+}
+
+// moveView is a move as commands print it.
+type moveView struct {
+	ID         tenant.ID   `json:"id"`
+	Subdomain  tenant.Slug `json:"subdomain"`
+	State      string      `json:"state"`
+	From       moveEnd     `json:"from"`
+	To         moveEnd     `json:"to"`
+	StartedAt  time.Time   `json:"started_at"`
+	SwitchedAt time.Time   `json:"switched_at,omitzero"`
+}
+
+// moveEnd is one of the places of a move.
+type moveEnd struct {
+	Cluster  string `json:"cluster"`
+	Strategy string `json:"strategy"`
+	Database string `json:"database"`
+}
+
+func (e moveEnd) String() string { return e.Strategy + " on " + e.Cluster }
+
+func newMoveView(m directory.OpenMove) moveView {
+	end := func(p tenant.Placement) moveEnd { return moveEnd{p.Cluster, string(p.Strategy), p.Database} }
+	return moveView{
+		ID: m.Tenant.ID, Subdomain: m.Tenant.Slug, State: string(m.State), From: end(m.From), To: end(m.To),
+		StartedAt: m.StartedAt, SwitchedAt: m.SwitchedAt,
+	}
+}
+
+// next is the command that ends the move.
+func (v moveView) next() string {
+	flag := "--cancel"
+	switch directory.MoveState(v.State) {
+	case directory.MoveSwitched, directory.MoveUnconfirmed:
+		flag = "--confirm"
+	}
+	return fmt.Sprintf("leasehold tenant move %s %s", v.Subdomain, flag)
 }
 
 // moveProgress writes a line for each thing that was done.

@@ -169,34 +169,62 @@ func (q *Queries) InsertMove(ctx context.Context, arg InsertMoveParams) (Move, e
 }
 
 const listMoves = `-- name: ListMoves :many
-SELECT tenant_id, state, holding, finished, started_at, switched_at, cluster, strategy, database_name, login_no, encrypted_password, old_cluster, old_strategy, old_database_name, old_login_no FROM moves ORDER BY started_at, tenant_id
+SELECT m.tenant_id, m.state, m.holding, m.finished, m.started_at, m.switched_at, m.cluster, m.strategy, m.database_name, m.login_no, m.encrypted_password, m.old_cluster, m.old_strategy, m.old_database_name, m.old_login_no, tenants.id, tenants.slug, tenants.company, tenants.contact_name, tenants.contact_email, tenants.status, tenants.cluster, tenants.strategy, tenants.database_name, tenants.schema_name, tenants.role_name, tenants.encrypted_password, tenants.generation, tenants.created_at, tenants.updated_at, tenants.login_no, tenants.next_encrypted_password, tenants.living_on, tenants.delete_after, tenants.purging, tenants.was_suspended
+FROM moves m JOIN tenants ON tenants.id = m.tenant_id
+ORDER BY m.started_at, m.tenant_id
 `
 
-func (q *Queries) ListMoves(ctx context.Context) ([]Move, error) {
+type ListMovesRow struct {
+	Move   Move
+	Tenant Tenant
+}
+
+func (q *Queries) ListMoves(ctx context.Context) ([]ListMovesRow, error) {
 	rows, err := q.db.Query(ctx, listMoves)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []Move{}
+	items := []ListMovesRow{}
 	for rows.Next() {
-		var i Move
+		var i ListMovesRow
 		if err := rows.Scan(
-			&i.TenantID,
-			&i.State,
-			&i.Holding,
-			&i.Finished,
-			&i.StartedAt,
-			&i.SwitchedAt,
-			&i.Cluster,
-			&i.Strategy,
-			&i.DatabaseName,
-			&i.LoginNo,
-			&i.EncryptedPassword,
-			&i.OldCluster,
-			&i.OldStrategy,
-			&i.OldDatabaseName,
-			&i.OldLoginNo,
+			&i.Move.TenantID,
+			&i.Move.State,
+			&i.Move.Holding,
+			&i.Move.Finished,
+			&i.Move.StartedAt,
+			&i.Move.SwitchedAt,
+			&i.Move.Cluster,
+			&i.Move.Strategy,
+			&i.Move.DatabaseName,
+			&i.Move.LoginNo,
+			&i.Move.EncryptedPassword,
+			&i.Move.OldCluster,
+			&i.Move.OldStrategy,
+			&i.Move.OldDatabaseName,
+			&i.Move.OldLoginNo,
+			&i.Tenant.ID,
+			&i.Tenant.Slug,
+			&i.Tenant.Company,
+			&i.Tenant.ContactName,
+			&i.Tenant.ContactEmail,
+			&i.Tenant.Status,
+			&i.Tenant.Cluster,
+			&i.Tenant.Strategy,
+			&i.Tenant.DatabaseName,
+			&i.Tenant.SchemaName,
+			&i.Tenant.RoleName,
+			&i.Tenant.EncryptedPassword,
+			&i.Tenant.Generation,
+			&i.Tenant.CreatedAt,
+			&i.Tenant.UpdatedAt,
+			&i.Tenant.LoginNo,
+			&i.Tenant.NextEncryptedPassword,
+			&i.Tenant.LivingOn,
+			&i.Tenant.DeleteAfter,
+			&i.Tenant.Purging,
+			&i.Tenant.WasSuspended,
 		); err != nil {
 			return nil, err
 		}

@@ -2,7 +2,9 @@
 SELECT * FROM moves WHERE tenant_id = @tenant_id;
 
 -- name: ListMoves :many
-SELECT * FROM moves ORDER BY started_at, tenant_id;
+SELECT sqlc.embed(m), sqlc.embed(tenants)
+FROM moves m JOIN tenants ON tenants.id = m.tenant_id
+ORDER BY m.started_at, m.tenant_id;
 
 -- name: InsertMove :one
 INSERT INTO moves (
