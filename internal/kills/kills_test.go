@@ -178,8 +178,8 @@ func TestInspection(t *testing.T) {
 	})
 	t.Run("a session with a lock", func(t *testing.T) {
 		s.migrate(t, up, 0)
-		if left := s.found(t, whole); len(left) > 0 { // which waits until it is quiet
-			t.Fatalf("found in %q", left)
+		if left, err := s.left(t.Context()); len(left) != 0 || err != nil { // which waits until it is quiet
+			t.Fatalf("left is %q, %v, want nothing", left, err)
 		}
 		conn := pgtest.Connect(t, cfg.URL)
 		if _, err := conn.Exec(t.Context(), "SELECT pg_advisory_lock(1)"); err != nil {
