@@ -22,12 +22,6 @@ const (
 	EventMoveConfirmed EventKind = "move.confirmed"
 )
 
-// The states of a row in moves.
-const (
-	moveRunning  = "running"
-	moveSwitched = "switched"
-)
-
 // moveAbortTime bounds what is done to undo a move. It does not count against the caller's context, which may be what ended the move.
 const moveAbortTime = 10 * time.Minute
 
@@ -65,12 +59,12 @@ type MoveState string
 // The states of a move.
 const (
 	// MoveRunning is a move that has not taken effect. If its process is gone, RecoverMoves undoes it.
-	MoveRunning MoveState = moveRunning
+	MoveRunning MoveState = "running"
 	// MoveAborting is a move that will not take effect and is being undone.
 	MoveAborting MoveState = "aborting"
 	// MoveSwitched is a move that has taken effect. If its process is gone, RecoverMoves does what is left to do.
-	MoveSwitched MoveState = moveSwitched
-	// MoveUnconfirmed is a move of which nothing is left to do but to drop the old copy: see ConfirmMove.
+	MoveSwitched MoveState = "switched"
+	// MoveUnconfirmed is a MoveSwitched of which nothing is left to do but to drop the old copy: see ConfirmMove.
 	MoveUnconfirmed MoveState = "unconfirmed"
 )
 
@@ -227,7 +221,7 @@ func (m *moving) transfer(ctx context.Context) (t transfer.Move, err error) {
 
 func (m *moving) run(ctx context.Context, opts MoveOptions) (*tenant.Tenant, error) {
 	switch {
-	case m.move.State == moveSwitched:
+	case MoveState(m.move.State) == MoveSwitched:
 		return nil, ErrUnconfirmed
 	case m.move.State != "":
 		if err := m.abort(ctx, errBrokenOff); err != nil {
@@ -399,7 +393,7 @@ func (m *moving) before(ctx context.Context, step transfer.Step) error {
 	switch {
 	case err != nil:
 		return err
-	case now.State != moveRunning:
+	case MoveState(now.State) != MoveRunning:
 		return errCancelled
 	}
 	holding := now.Holding
@@ -448,5 +442,5 @@ func (m *moving) switched(ctx context.Context) (bool, error) {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil // somebody else has undone it
 	}
-	return now.State == moveSwitched, err
+	return MoveState(now.State) == MoveSwitched, err
 }

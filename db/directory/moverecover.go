@@ -129,7 +129,7 @@ func (m *moving) settle(ctx context.Context) error {
 	switch {
 	case m.move.State == "":
 		return nil
-	case m.move.State != moveSwitched:
+	case MoveState(m.move.State) != MoveSwitched:
 		return m.abort(ctx, errBrokenOff)
 	case m.row.Status == tenant.Deleted:
 		return m.confirm(ctx)
@@ -145,7 +145,7 @@ func (d *Directory) dropOldCopy(ctx context.Context, id tenant.ID) error {
 		return err
 	}
 	defer m.close()
-	if m.move.State == moveSwitched {
+	if MoveState(m.move.State) == MoveSwitched {
 		return m.confirm(ctx)
 	}
 	return m.settle(ctx)
@@ -159,7 +159,7 @@ func (d *Directory) ConfirmMove(ctx context.Context, id tenant.ID) error {
 		return fmt.Errorf("confirm the move of tenant %s: %w", id, err)
 	}
 	defer m.close()
-	if m.move.State != moveSwitched {
+	if MoveState(m.move.State) != MoveSwitched {
 		return fmt.Errorf("confirm the move of tenant %q: %w", m.row.Slug, ErrNoMove)
 	}
 	if err := m.confirm(ctx); err != nil {

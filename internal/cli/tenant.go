@@ -136,22 +136,16 @@ func (c *tenantListCmd) Run(ctx context.Context, r *runner) error {
 }
 
 type tenantShowCmd struct {
-	config.Database `group:"Database"`
-
-	Subdomain string `arg:"" help:"The tenant's subdomain, or its id."`
+	oneTenant
 }
 
 // Run shows a tenant.
 func (c *tenantShowCmd) Run(ctx context.Context, r *runner) error {
-	dir, err := openDirectory(ctx, c.Database, keys{}, nil, r.quiet(ctx))
+	dir, t, err := c.open(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	t, err := find(ctx, dir, c.Subdomain)
-	if err != nil {
-		return err
-	}
 	events, err := dir.Events(ctx, t.ID)
 	if err != nil {
 		return err

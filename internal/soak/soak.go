@@ -85,15 +85,16 @@ const (
 	maxFaults = 200
 )
 
-func (s *soak) fault(format string, args ...any) { s.find(&s.faultText, format, args...) }
+func (s *soak) fault(format string, args ...any) { s.record(&s.faultText, format, args...) }
 
-// wrongRows is the fault of n rows or settings of another tenant.
-func (s *soak) wrongRows(n int64, format string, args ...any) {
-	s.wrong.Add(n)
-	s.find(&s.wrongText, format, args...)
+// wrongRow is the fault of a row or a setting of another tenant.
+func (s *soak) wrongRow(format string, args ...any) {
+	s.wrong.Add(1)
+	s.record(&s.wrongText, format, args...)
 }
 
-func (s *soak) find(texts *[]string, format string, args ...any) {
+// record counts a fault, and keeps its text with those of its kind.
+func (s *soak) record(texts *[]string, format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.faults++; s.faults == maxFaults {

@@ -110,7 +110,7 @@ func (w *worker) do(rng *rand.Rand) bool {
 	w.count[p.number][cl]++
 	switch cl {
 	case wrongRow:
-		w.wrongRows(1, "%s of %s, %s: %v", p.kind.name, p.house.Slug, around, err)
+		w.wrongRow("%s of %s, %s: %v", p.kind.name, p.house.Slug, around, err)
 	case other:
 		w.fault("%s of %s, %s: %s", p.kind.name, p.house.Slug, around, describe(err))
 	}
