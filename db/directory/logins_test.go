@@ -408,7 +408,10 @@ func TestTheChoiceOfALoginIsCheap(t *testing.T) {
 		FROM generate_series(0, 9999) i`)
 	mustExec(t, admin, `INSERT INTO spares (id, state, schema_name, role_name, login_no)
 		SELECT gen_random_uuid(), 'ready', 's_' || i, 'r_' || i, 0 FROM generate_series(1, 50) i`)
-	mustExec(t, admin, `VACUUM ANALYZE tenants`)
+	waitFor(t, "nobody is left who might see the table without these rows", func() bool {
+		mustExec(t, admin, `VACUUM ANALYZE tenants`)
+		return query[bool](t, admin, `SELECT relallvisible = relpages FROM pg_class WHERE oid = 'tenants'::regclass`)
+	})
 	wantIndexed(t, admin, func(q *controlsql.Queries) error {
 		_, err := q.LockReadySpare(t.Context(), []tenant.ID{})
 		return err
