@@ -14,7 +14,8 @@ import (
 )
 
 // plain returns pgx's own pool, held to tenant i by the settings that its sessions start with: what a caller would have who
-// has only this one tenant. It is the measure for what ours should do.
+// has only this one tenant. It is the measure for what ours should do. It has one connection: pgx remembers with each what it has
+// encoded, and a [][]int that follows a []any there is refused.
 func (f *fleet) plain(t *testing.T, i int, mode pgx.QueryExecMode, tracer pgx.QueryTracer) *pgxpool.Pool {
 	t.Helper()
 	pc, err := pgxpool.ParseConfig(f.url)
@@ -25,7 +26,7 @@ func (f *fleet) plain(t *testing.T, i int, mode pgx.QueryExecMode, tracer pgx.Qu
 	cc.DefaultQueryExecMode, cc.Tracer = mode, tracer
 	cc.RuntimeParams["search_path"] = `"` + f.tenants[i].Placement.Schema + `", pg_temp`
 	cc.RuntimeParams["role"] = f.tenants[i].Placement.Role
-	pc.ConnConfig, pc.MaxConns = cc, 2
+	pc.ConnConfig, pc.MaxConns = cc, 1
 	pool, err := pgxpool.NewWithConfig(t.Context(), pc)
 	if err != nil {
 		t.Fatal(err)
