@@ -57,10 +57,12 @@ type Config struct {
 	// leaves the others room. Its further calls wait. As long as its calls take less than a millisecond it gets a quarter of that, but not less
 	// than 2, and the rest only after a wait of 10 ms: brief calls need no more. Defaults to half of MaxConns, but not less than 2.
 	MaxConnsPerTenant int
-	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. All tenants have them together: one that
-	// keeps many leaves few for the others. Defaults to a quarter of MaxConns, but
-	// not less than 1.
+	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. Defaults to a quarter of MaxConns, but not
+	// less than 1.
 	MaxSessions int
+	// MaxSessionsPerTenant is a tenant's share of them: a tenant that has so many open waits, and not the others. Defaults to half of
+	// MaxSessions, but not less than 2.
+	MaxSessionsPerTenant int
 	// MaxDatabaseConns is the most connections that are open at once to the databases of tenants' own, all of a cluster together.
 	// There may be many more such tenants: a connection is closed, the one that has lain idle longest first, to make room for
 	// another tenant's. Defaults to MaxConns.
@@ -107,10 +109,13 @@ func (c Config) withDefaults() Config {
 		c.Lanes = c.MaxConns
 	}
 	if c.MaxConnsPerTenant == 0 {
-		c.MaxConnsPerTenant = min(max(2, (c.MaxConns+1)/2), c.MaxConns)
+		c.MaxConnsPerTenant = half(c.MaxConns)
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = max(1, c.MaxConns/4)
+	}
+	if c.MaxSessionsPerTenant == 0 {
+		c.MaxSessionsPerTenant = half(c.MaxSessions)
 	}
 	if c.Cluster == "" {
 		c.Cluster = tenant.DefaultCluster
@@ -150,6 +155,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// half of what there is, but not less than 2, is a tenant's share.
+func half(all int) int { return min(max(2, (all+1)/2), all) }
+
 func (c Config) validate() error {
 	switch {
 	case c.ConnConfig == nil:
@@ -166,6 +174,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("tenantdb: MaxConnsPerDatabase is %d; want 1 to %d, as MaxDatabaseConns allows", c.MaxConnsPerDatabase, c.MaxDatabaseConns)
 	case c.MaxSessions < 1:
 		return fmt.Errorf("tenantdb: MaxSessions is %d; want at least 1", c.MaxSessions)
+	case c.MaxSessionsPerTenant < 1 || c.MaxSessionsPerTenant > c.MaxSessions:
+		return fmt.Errorf("tenantdb: MaxSessionsPerTenant is %d; want 1 to %d, as MaxSessions allows", c.MaxSessionsPerTenant, c.MaxSessions)
 	case c.MaxTenantsPerConn < 1:
 		return fmt.Errorf("tenantdb: MaxTenantsPerConn is %d; want at least 1", c.MaxTenantsPerConn)
 	case c.StatementCacheSize < 1:

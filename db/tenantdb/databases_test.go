@@ -226,10 +226,12 @@ func TestADatabaseThatGetsNoConnectionIsToldSo(t *testing.T) {
 	t.Parallel()
 	f, db := openOwn(t, 2, 2, tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 1, AcquireTimeout: 2 * time.Second})
 	ctx := tenant.NewContext(t.Context(), f.Tenants[0])
-	tx, err := db.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var tx pgx.Tx
+	eventually(t, func() bool { // to open a connection may take longer than the wait
+		var err error
+		tx, err = db.Begin(ctx)
+		return err == nil
+	})
 	other := tenant.NewContext(t.Context(), f.Tenants[1])
 	if err := checkOwner(other, db, f.Tenants[1], 1); !errors.Is(err, tenantdb.ErrBusy) {
 		t.Errorf("got %v, want ErrBusy", err)
@@ -243,7 +245,7 @@ func TestADatabaseThatGetsNoConnectionIsToldSo(t *testing.T) {
 	if err := tx.Commit(ctx); err != nil {
 		t.Error(err)
 	}
-	eventually(t, func() bool { return checkOwner(other, db, f.Tenants[1], 1) == nil }) // to open a connection may take longer than the wait
+	eventually(t, func() bool { return checkOwner(other, db, f.Tenants[1], 1) == nil })
 	if st := databases(t, db); st.Waiting != 0 || st.Open != 1 || st.InUse != 0 {
 		t.Errorf("%+v", st)
 	}

@@ -37,7 +37,7 @@ type engine struct {
 	life   context.Context // ends when the engine is closed
 	home   *server         // where Config.ConnConfig leads
 	nobody *load           // of calls that are in no tenant
-	pins   chan struct{}   // one element for each Session
+	pins   *pins           // rights to have a Session
 	scopes *otter.Cache[tenant.ID, *scope]
 	loads  *otter.Cache[loadKey, *load]
 	shared *descriptions // with built-in types only

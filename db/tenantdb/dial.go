@@ -29,7 +29,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		cfg:    cfg,
 		shared: newDescriptions(descriptionsShared),
 		tracer: newTracer(cfg.ConnConfig.Tracer),
-		pins:   make(chan struct{}, cfg.MaxSessions),
+		pins:   newPins(cfg.MaxSessions, cfg.MaxSessionsPerTenant),
 
 		closing: make(chan struct{}),
 		fit:     make(map[door]bool),

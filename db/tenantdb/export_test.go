@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/leasehold-go/leasehold/db/tenant"
 )
 
 // ScopeSQL is what is sent before each query.
@@ -40,3 +42,13 @@ func (db *DB) SetBrief(d time.Duration) {
 
 // WarnOfOldServer is what a new connection's server version is given to.
 var WarnOfOldServer = warnOfOldServer
+
+// PinsWanted is how many sessions a tenant has or waits for.
+func (db *DB) PinsWanted(id tenant.ID) int {
+	db.e.pins.mu.Lock()
+	defer db.e.pins.mu.Unlock()
+	if s := db.e.pins.tenants[id]; s != nil {
+		return s.users
+	}
+	return 0
+}

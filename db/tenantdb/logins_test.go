@@ -71,7 +71,7 @@ func TestLoginsThatAllWaitForLongKeepTheirConnections(t *testing.T) {
 // A tenant that holds its whole share leaves the other tenants of its login a connection, when there are free ones.
 func TestAShareIsLessThanWhatALoginHas(t *testing.T) {
 	t.Parallel()
-	f, db := openLogins(t, fleets.Config{Tenants: 4, TenantsPerLogin: 2}, tenantdb.Config{MaxConns: 4, AcquireTimeout: time.Second})
+	f, db := openLogins(t, fleets.Config{Tenants: 4, TenantsPerLogin: 2}, tenantdb.Config{MaxConns: 4})
 	for _, tn := range f.Tenants { // both logins are known from here on
 		if _, err := db.For(tn).Exec(t.Context(), "SELECT 1"); err != nil {
 			t.Fatal(err)

@@ -21,12 +21,13 @@ import (
 type Session struct {
 	scope    *scope
 	lease    *lease
+	unpin    func()
 	released bool
 }
 
 // Acquire opens a session in the tenant of ctx, or of the bound handle. It takes the time to connect, and counts against
-// Config.MaxSessions: when those are in use it waits as other calls do, and returns ErrBusy. Behind a transaction pooler it
-// returns ErrRefused, because there are no sessions there. Opening takes at most 30 seconds, what Config.Login takes included;
+// Config.MaxSessions and the tenant's share of them, Config.MaxSessionsPerTenant: when those are in use it waits as other calls do, and
+// returns ErrBusy. Behind a transaction pooler it returns ErrRefused, because there are no sessions there. Opening takes at most 30 seconds, what Config.Login takes included;
 // its panic is an error. The session must be given back with Release.
 func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 	s, err := h.scope(ctx)
@@ -37,7 +38,8 @@ func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 	if err := server.sessions(); err != nil {
 		return nil, err
 	}
-	if err := e.pin(ctx); err != nil {
+	unpin, err := e.pin(ctx, s.tenant.ID)
+	if err != nil {
 		return nil, err
 	}
 	conn, err := e.dialSafely(ctx, server, s.load.door)
@@ -47,10 +49,10 @@ func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 		}
 	}
 	if err != nil {
-		e.unpin()
+		unpin()
 		return nil, becauseOf(ctx, err)
 	}
-	return &Session{scope: s, lease: &lease{e: e, load: s.load, session: conn, pinned: true}}, nil
+	return &Session{scope: s, unpin: unpin, lease: &lease{e: e, load: s.load, session: conn, pinned: true}}, nil
 }
 
 // sessions returns an error where there are none.
@@ -75,33 +77,6 @@ func becauseOf(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", cause, err)
 }
 
-// pin waits for the right to open a session.
-func (e *engine) pin(ctx context.Context) error {
-	if err := e.home.shared.pin(); err != nil {
-		return err
-	}
-	timer := time.NewTimer(e.cfg.AcquireTimeout)
-	defer timer.Stop()
-	var err error
-	select {
-	case e.pins <- struct{}{}:
-		return nil
-	case <-timer.C:
-		err = fmt.Errorf("%w: waited %s, all %d sessions are in use", ErrBusy, e.cfg.AcquireTimeout, cap(e.pins))
-	case <-e.closing:
-		err = ErrClosed
-	case <-ctx.Done():
-		err = fmt.Errorf("%w: all %d sessions are in use: %w", ErrBusy, cap(e.pins), context.Cause(ctx))
-	}
-	e.home.shared.leased.Done()
-	return err
-}
-
-func (e *engine) unpin() {
-	<-e.pins
-	e.home.shared.leased.Done()
-}
-
 // Release closes the session: its locks are freed, its temporary tables dropped, a transaction that is open is rolled back. It
 // may be called again.
 func (s *Session) Release() {
@@ -114,7 +89,7 @@ func (s *Session) Release() {
 	} else { // rows or a transaction may still be used: nothing else may touch the connection
 		s.lease.abort()
 	}
-	s.lease.e.unpin()
+	s.unpin()
 }
 
 // usable returns nil if a statement may be sent under ctx.

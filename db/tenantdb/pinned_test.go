@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -226,6 +227,57 @@ func TestSessionsAreCountedAndBounded(t *testing.T) {
 	<-closed
 	if _, err := db.Acquire(ctx); !errors.Is(err, tenantdb.ErrClosed) {
 		t.Errorf("after Close: got %v, want ErrClosed", err)
+	}
+}
+
+// A tenant that has its share of the sessions waits for its own, and the others for no one.
+func TestOneTenantDoesNotHoldAllSessions(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	db := f.open(t, tenantdb.Config{MaxConns: 1, MaxSessions: 2, MaxSessionsPerTenant: 1})
+	greedy, other, third := f.ctx(t, 0), f.ctx(t, 1), f.ctx(t, 2)
+	first := acquire(t, greedy, db)
+	type acquired struct {
+		s   *tenantdb.Session
+		err error
+	}
+	queue := make(chan acquired)
+	for range 3 {
+		go func() {
+			s, err := db.Acquire(greedy)
+			queue <- acquired{s, err}
+		}()
+	}
+	eventually(t, func() bool { return db.PinsWanted(f.tenants[0].ID) == 4 })
+	short, cancel := context.WithTimeout(greedy, 10*time.Millisecond)
+	defer cancel()
+	_, err := db.Acquire(short)
+	if !errors.Is(err, tenantdb.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "MaxSessionsPerTenant") {
+		t.Errorf("beyond its share: got %v, want ErrBusy, the deadline and the setting", err)
+	}
+	for range 3 {
+		s := acquire(t, other, db)
+		mustOwn(t, t.Context(), s, f.tenants[1])
+		short, cancel := context.WithTimeout(third, 10*time.Millisecond)
+		if _, err := db.Acquire(short); !errors.Is(err, tenantdb.ErrBusy) || strings.Contains(err.Error(), "MaxSessionsPerTenant") {
+			t.Errorf("when all are in use: got %v, want ErrBusy that says so", err)
+		}
+		cancel()
+		s.Release()
+	}
+	first.Release()
+	for range 3 {
+		got := <-queue
+		if got.err != nil {
+			t.Fatal(got.err)
+		}
+		mustOwn(t, t.Context(), got.s, f.tenants[0])
+		got.s.Release()
+	}
+	for i, tn := range f.tenants {
+		if n := db.PinsWanted(tn.ID); n != 0 {
+			t.Errorf("tenant %d is counted %d times after its last session", i, n)
+		}
 	}
 }
 

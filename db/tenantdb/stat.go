@@ -56,7 +56,7 @@ type LaneStat struct {
 // Stat says how the connections are used at this moment.
 func (db *DB) Stat() Stat {
 	st := db.e.home.shared.report()
-	st.Sessions = len(db.e.pins)
+	st.Sessions = len(db.e.pins.all)
 	db.e.serverMu.Lock()
 	defer db.e.serverMu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(db.e.servers)) {
