@@ -65,6 +65,7 @@ var mutants = []mutant{
 
 	// The lanes.
 	{"a tenant has no share", "queue.go", "len(t.queue) == 0 && t.held < p.share(t)", "len(t.queue) == 0"},
+	{"a tenant may have all sessions", "pins.go", "held: make(chan struct{}, p.each)", "held: make(chan struct{}, cap(p.all))"},
 	{"calls are served in the order in which they came", "queue.go", "		ts.putLast(t)\n", ""},
 	{"a connection may know any number of tenants", "lane.go", "case len(s.tenants) > p.cfg.MaxTenantsPerConn:", "case len(s.tenants) > p.cfg.MaxTenantsPerConn && false:"},
 	{"a free connection of another login will do", "lane.go", "s.login != t.login || !anyhow", "!anyhow"},

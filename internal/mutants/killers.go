@@ -63,6 +63,7 @@ var killers = map[string]string{
 	"a callback's panic keeps the connection":                     "TestAPanicInATransactionLeavesNothing",
 	"everything is written before anything is read":               "TestACancelledLargeBatchRacesWithNothing",
 	"a tenant has no share":                                       "TestTheShareHoldsFromTheFirstCall",
+	"a tenant may have all sessions":                              "TestOneTenantDoesNotHoldAllSessions",
 	"calls are served in the order in which they came":            "TestTenantsThatWaitAreServedInTurn",
 	"a connection may know any number of tenants":                 "TestAConnectionIsReplacedAfterSoManyTenants",
 	"a free connection of another login will do":                  "TestATenantIsServedByItsOwnLogin",
