@@ -314,26 +314,6 @@ func TestATableCalledTempIsNoTemporaryTable(t *testing.T) {
 	wantBare(t, f, db)
 }
 
-func TestABatchsErrorComesInItsPlace(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 2)
-	db := f.open(t, tenantdb.Config{MaxConns: 1})
-	for range 2 { // new to the connection, and known to it
-		for i := range f.tenants {
-			var b pgx.Batch
-			b.Queue("SELECT 7")
-			b.Queue("SELECT 1/$1::int", 0)
-			results := db.SendBatch(f.ctx(t, i), &b)
-			var n int
-			if err := results.QueryRow().Scan(&n); err != nil || n != 7 {
-				t.Errorf("tenant %d: the first result is %d, %v; want 7", i, n, err)
-			}
-			wantCode(t, second(results.Exec()), "22012")
-			wantCode(t, results.Close(), "22012")
-		}
-	}
-}
-
 func TestALoginThatPanicsOrReturnsNothingIsAnError(t *testing.T) {
 	t.Parallel()
 	for name, login := range map[string]func(context.Context, tenant.Placement) (*pgx.ConnConfig, error){

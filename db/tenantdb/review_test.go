@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/leasehold-go/leasehold/db/tenant"
 	"github.com/leasehold-go/leasehold/db/tenantdb"
@@ -71,79 +69,6 @@ func TestAReadAfterATypeChangeIsDecodedByItsOwnTypes(t *testing.T) {
 	for i := range 4 {
 		if got := read(); got != "1234 1 map[a:1]" {
 			t.Errorf("read %d: %s", i, got)
-		}
-	}
-}
-
-// The flight in pgconn's buffer is written again with the Terminate of a connection that pgconn gives up.
-func TestABrokenLargeBatchIsNotSentTwice(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 1)
-	f.admin(t, 0, "CREATE SEQUENCE runs; GRANT ALL ON SEQUENCE runs TO "+f.tenants[0].Placement.Role)
-	cc := f.connConfig(t)
-	cc.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		fe := pgproto3.NewFrontend(r, w)
-		fe.SetMaxBodyLen(1 << 20)
-		return fe
-	}
-	db := f.open(t, tenantdb.Config{ConnConfig: cc, MaxConns: 1})
-	var b pgx.Batch
-	b.Queue("INSERT INTO items (id) SELECT 1000 + nextval('runs')")
-	b.Queue("SELECT repeat('x', 60000000)") // the client stops reading here
-	for range 400 {
-		b.Queue("SELECT length($1::text)", strings.Repeat("y", 100_000))
-	}
-	if err := db.SendBatch(f.ctx(t, 0), &b).Close(); err == nil {
-		t.Fatal("a message that is too long was read")
-	}
-	super := superConn(t, f)
-	for alive := true; alive; { // until the server has done with the connection that was given up
-		err := super.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1)", f.login).Scan(&alive)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := one(f.ctx(t, 0), db, "SELECT last_value, (SELECT count(*) FROM items WHERE id > 1000) FROM runs"); got != "1 0" {
-		t.Errorf("runs, committed rows: %s; want 1 0", got)
-	}
-}
-
-// With -race: the background write and pgconn's Close share a buffer.
-func TestACancelledLargeBatchRacesWithNothing(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 1)
-	db := f.open(t, tenantdb.Config{MaxConns: 1})
-	for range 3 {
-		var b pgx.Batch
-		b.Queue("SELECT pg_sleep(1)")
-		for range 300 {
-			b.Queue("SELECT length($1::text)", strings.Repeat("y", 100_000))
-		}
-		ctx, cancel := context.WithTimeout(f.ctx(t, 0), 200*time.Millisecond)
-		_ = db.SendBatch(ctx, &b).Close()
-		cancel()
-	}
-}
-
-// sqlc's :batchexec ignores what Close returns.
-func TestTheLastResultOfABatchKnowsOfTheCommit(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 1)
-	db := f.open(t, tenantdb.Config{MaxConns: 1})
-	for round := range 2 {
-		var b pgx.Batch
-		for i := range 3 {
-			b.Queue("INSERT INTO items (id, parent) VALUES ($1, 999)", 200+i)
-		}
-		br := db.SendBatch(f.ctx(t, 0), &b)
-		var errs error
-		for range 3 {
-			_, err := br.Exec()
-			errs = errors.Join(errs, err)
-		}
-		_ = br.Close()
-		if errs == nil {
-			t.Errorf("round %d: every result was a success; nothing was committed", round)
 		}
 	}
 }
@@ -275,21 +200,6 @@ func TestWhatCannotBeEncodedIsAnErrorAtOnce(t *testing.T) {
 	}
 }
 
-// A COPY that nobody reads waits for data.
-func TestACopyInABatchDoesNotWaitForData(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 1)
-	db := f.open(t, tenantdb.Config{MaxConns: 1})
-	ctx, cancel := context.WithTimeout(f.ctx(t, 0), time.Minute)
-	defer cancel()
-	var b pgx.Batch
-	b.Queue("SELECT 1").QueryRow(func(pgx.Row) error { return errors.New("enough") })
-	b.Queue("COPY items FROM STDIN")
-	if err := db.SendBatch(ctx, &b).Close(); ctx.Err() != nil {
-		t.Errorf("only the deadline ended the call: %v", err)
-	}
-}
-
 // After a migration an outdated description fails the same calls for ever.
 func TestDriftIsFoundOutOnce(t *testing.T) {
 	t.Parallel()
@@ -351,26 +261,6 @@ func TestAFractionIsNeverCutOff(t *testing.T) {
 	_, err := db.Exec(f.ctx(t, 1), sql, 7.25)
 	if got := one(f.ctx(t, 1), db, "SELECT qty FROM items WHERE id = 1"); got != "7.25" {
 		t.Errorf("wrote 7.25, read %s; the write said %v", got, err)
-	}
-}
-
-// Names that a broken-off batch has given are never closed.
-func TestABrokenOffBatchLeavesNoNames(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 1)
-	db := f.open(t, tenantdb.Config{MaxConns: 1, StatementCacheSize: 4})
-	for range 40 {
-		var b pgx.Batch
-		b.Queue("SELECT 1").QueryRow(func(pgx.Row) error { return errors.New("enough") })
-		b.Queue("SELECT 2 FROM items")
-		b.Queue("SELECT 2 FROM items")
-		_ = db.SendBatch(f.ctx(t, 0), &b).Close()
-	}
-	_, _ = db.Exec(f.ctx(t, 0), "SELECT 1")
-	var named int
-	err := db.QueryRow(f.ctx(t, 0), "SELECT count(*) FROM pg_prepared_statements WHERE name <> 'lh_scope'").Scan(&named)
-	if err != nil || named > 5 {
-		t.Errorf("%d named statements, %v; want at most 5", named, err)
 	}
 }
 
