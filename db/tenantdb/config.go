@@ -60,8 +60,8 @@ type Config struct {
 	// MaxSessions is the most connections that Acquire opens at once, on top of MaxConns. Defaults to a quarter of MaxConns, but not
 	// less than 1.
 	MaxSessions int
-	// MaxSessionsPerTenant is a tenant's share of them: a tenant that has so many open waits, and not the others. Defaults to half of
-	// MaxSessions, but not less than 2.
+	// MaxSessionsPerTenant is a tenant's share of them: the most that Acquire opens at once for one tenant, whose further calls of it wait.
+	// Defaults to half of MaxSessions, but not less than 2.
 	MaxSessionsPerTenant int
 	// MaxDatabaseConns is the most connections that are open at once to the databases of tenants' own, all of a cluster together.
 	// There may be many more such tenants: a connection is closed, the one that has lain idle longest first, to make room for

@@ -26,9 +26,9 @@ type Session struct {
 }
 
 // Acquire opens a session in the tenant of ctx, or of the bound handle. It takes the time to connect, and counts against
-// Config.MaxSessions and the tenant's share of them, Config.MaxSessionsPerTenant: when those are in use it waits as other calls do, and
-// returns ErrBusy. Behind a transaction pooler it returns ErrRefused, because there are no sessions there. Opening takes at most 30 seconds, what Config.Login takes included;
-// its panic is an error. The session must be given back with Release.
+// Config.MaxSessions and the tenant's share of them, Config.MaxSessionsPerTenant: when those are in use it waits as other calls do,
+// and returns ErrBusy. Behind a transaction pooler it returns ErrRefused, because there are no sessions there. Opening takes at most
+// 30 seconds, what Config.Login takes included; its panic is an error. The session must be given back with Release.
 func (h Handle) Acquire(ctx context.Context) (*Session, error) {
 	s, err := h.scope(ctx)
 	if err != nil {
