@@ -117,8 +117,12 @@ func (b *bench) letIn(ctx context.Context, f *fleet.Fleet) error {
 		for group := range slices.Chunk(f.Tenants, grantsAtOnce) {
 			var sql strings.Builder
 			for _, tn := range group {
-				_, _ = fmt.Fprintf(&sql, "GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA %[1]s TO %[2]s;",
-					tn.Placement.Schema, appLogin)
+				schema := tn.Placement.Schema
+				_, _ = fmt.Fprintf(&sql, "GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT, UPDATE ON %[1]s.%[3]s", schema, appLogin, fleet.TableName(0))
+				for i := 1; i < f.Tables; i++ { // ALL TABLES IN SCHEMA would read the whole of pg_class for each tenant
+					_, _ = fmt.Fprintf(&sql, ", %s.%s", schema, fleet.TableName(i))
+				}
+				sql.WriteString(" TO " + appLogin + ";")
 			}
 			if _, err := conn.Exec(ctx, sql.String()); err != nil {
 				return err
