@@ -29,18 +29,37 @@ type relay struct {
 	err  error // to be read after done
 }
 
+// socketName is what libpq looks for in the folder that it is given as its host.
+const socketName = ".s.PGSQL." + relayPort
+
+// maxSocketPath is how long the path of a socket may be, where it may be least long (macOS; Linux allows 107 bytes).
+const maxSocketPath = 103
+
+// socketDir makes a folder of our own for the socket: among the temporary files, or in /tmp if the path there would be too long.
+func socketDir() (string, error) {
+	const pattern = "leasehold-dump-*"
+	dir, err := os.MkdirTemp("", pattern)
+	if err != nil || len(filepath.Join(dir, socketName)) <= maxSocketPath {
+		return dir, err
+	}
+	if err := os.Remove(dir); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp("/tmp", pattern)
+}
+
 // newRelay takes the connection over, which must be idle. The relay must be closed.
 func newRelay(ctx context.Context, conn *pgconn.PgConn) (_ *relay, err error) {
 	if err := conn.SyncConn(ctx); err != nil {
 		return nil, err
 	}
 	r := &relay{conn: conn, done: make(chan struct{})}
-	if r.dir, err = os.MkdirTemp("", "leasehold-dump-"); err != nil {
+	if r.dir, err = socketDir(); err != nil {
 		return nil, err
 	}
-	r.listener, err = (&net.ListenConfig{}).Listen(ctx, "unix", filepath.Join(r.dir, ".s.PGSQL."+relayPort))
+	r.listener, err = (&net.ListenConfig{}).Listen(ctx, "unix", filepath.Join(r.dir, socketName))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w (the path of a socket must be short; see TMPDIR)", err), os.RemoveAll(r.dir))
+		return nil, errors.Join(err, os.RemoveAll(r.dir))
 	}
 	if r.server, err = conn.Hijack(); err != nil {
 		return nil, errors.Join(err, r.listener.Close(), os.RemoveAll(r.dir))

@@ -6,7 +6,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -81,4 +84,21 @@ func terminate(tb testing.TB, certificates []tls.Certificate, server string, ses
 		_, _ = io.Copy(secure, upstream)
 	}()
 	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// A socket's path must be short, and a folder for temporary files may have a long one.
+func TestALongTMPDIR(t *testing.T) {
+	long := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
+	if err := os.Mkdir(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	url := pgtest.Database(t)
+	house(t, pgtest.Connect(t, url), "long", "CREATE TABLE seen ();")
+	t.Setenv("TMPDIR", long)
+	if got := dump(t, pgdump.Config{Conn: connConfig(t, url), Schema: "long"}); !strings.Contains(got, "CREATE TABLE seen") {
+		t.Errorf("got %s", got)
+	}
+	if left, err := os.ReadDir(long); err != nil || len(left) > 0 {
+		t.Errorf("%v is left there, %v", left, err)
+	}
 }
