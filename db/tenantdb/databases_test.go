@@ -227,11 +227,14 @@ func TestADatabaseThatGetsNoConnectionIsToldSo(t *testing.T) {
 	f, db := openOwn(t, 2, 2, tenantdb.Config{MaxConns: 1, MaxDatabaseConns: 1, AcquireTimeout: 2 * time.Second})
 	ctx := tenant.NewContext(t.Context(), f.Tenants[0])
 	var tx pgx.Tx
+	var err error
 	eventually(t, func() bool { // to open a connection may take longer than the wait
-		var err error
 		tx, err = db.Begin(ctx)
-		return err == nil
+		return !errors.Is(err, tenantdb.ErrBusy)
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	other := tenant.NewContext(t.Context(), f.Tenants[1])
 	if err := checkOwner(other, db, f.Tenants[1], 1); !errors.Is(err, tenantdb.ErrBusy) {
 		t.Errorf("got %v, want ErrBusy", err)

@@ -118,11 +118,10 @@ func (b *bench) letIn(ctx context.Context, f *fleet.Fleet) error {
 			var sql strings.Builder
 			for _, tn := range group {
 				schema := tn.Placement.Schema
-				_, _ = fmt.Fprintf(&sql, "GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT, UPDATE ON %[1]s.%[3]s", schema, appLogin, fleet.TableName(0))
-				for i := 1; i < f.Tables; i++ { // ALL TABLES IN SCHEMA would read the whole of pg_class for each tenant
-					_, _ = fmt.Fprintf(&sql, ", %s.%s", schema, fleet.TableName(i))
+				_, _ = fmt.Fprintf(&sql, "GRANT USAGE ON SCHEMA %s TO %s;", schema, appLogin)
+				for i := range f.Tables { // ALL TABLES IN SCHEMA would read the whole of pg_class for each tenant
+					_, _ = fmt.Fprintf(&sql, "GRANT SELECT, UPDATE ON %s.%s TO %s;", schema, fleet.TableName(i), appLogin)
 				}
-				sql.WriteString(" TO " + appLogin + ";")
 			}
 			if _, err := conn.Exec(ctx, sql.String()); err != nil {
 				return err
